@@ -1,0 +1,1 @@
+"""What operator and server both must know, stated once. Standard library only; imports neither of them."""

@@ -1,0 +1,23 @@
+"""The server's metrics that the operator's gates read: names and histogram bounds.
+
+A latency gate compares "canary slower than 1.1·b" with "stable slower than b", so that every bound b has 1.1·b beside it.
+"""
+
+from typing import Final
+
+REQUESTS_TOTAL: Final = "serinus_requests_total"  # counter; labels route, code (HTTP status as text)
+REQUEST_DURATION_SECONDS: Final = "serinus_request_duration_seconds"  # histogram; label route; 2xx answers only
+CONFIDENCE: Final = (
+    "serinus_confidence"  # histogram in [0, 1], one observation per text; absent without a reference profile
+)
+INPUT_TOKENS: Final = "serinus_input_tokens"  # histogram, tokens per text
+BATCH_TOKENS: Final = "serinus_batch_tokens"  # histogram, tokens per batch sent to the encoder
+ENCODE_SECONDS: Final = "serinus_encode_seconds"  # histogram, one observation per batch
+QUEUE_TOKENS: Final = "serinus_queue_tokens"  # gauge
+MODEL_INFO: Final = "serinus_model_info"  # gauge, always 1; labels model, version, space, digest, backend
+
+LATENCY_BOUNDS_SECONDS: Final = (
+    *(0.0025, 0.005, 0.0055, 0.010, 0.011, 0.020, 0.022, 0.030, 0.033, 0.050, 0.055, 0.080, 0.088),
+    *(0.100, 0.110, 0.120, 0.132, 0.200, 0.220, 0.500, 0.550, 1.0, 1.1, 2.5, 5.0, 10.0),
+)
+CONFIDENCE_BOUNDS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)

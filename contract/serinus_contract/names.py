@@ -1,0 +1,42 @@
+"""Names on the wire between operator, server, registry and Prometheus: API group, labels, environment, tags, ports."""
+
+from typing import Final
+
+GROUP: Final = "serinus.dev"
+API_VERSION: Final = "v1alpha1"
+PLURAL: Final = "modelreleases"
+KIND: Final = "ModelRelease"
+
+# Labels of everything that belongs to a release. Pods carry release, revision and space, never a role: roles change, pods do not.
+RELEASE_LABEL: Final = "serinus.dev/release"
+REVISION_LABEL: Final = "serinus.dev/revision"
+SPACE_LABEL: Final = "serinus.dev/space"
+
+# The same labels on Prometheus series, spelt as Prometheus' pod discovery and a PodMonitor's `podTargetLabels` sanitise them.
+RELEASE_SERIES_LABEL: Final = "serinus_dev_release"
+REVISION_SERIES_LABEL: Final = "serinus_dev_revision"
+
+# Annotations.
+COMMAND_ANNOTATION: Final = "serinus.dev/command"
+MODEL_VERSION_ANNOTATION: Final = "serinus.dev/model-version"
+TEMPLATE_ANNOTATION: Final = "serinus.dev/template"
+
+# Environment of a server container, written by the operator and read by the server's settings.
+MODEL_URI_ENV: Final = "MLFLOW_MODEL_URI"
+TRACKING_URI_ENV: Final = "MLFLOW_TRACKING_URI"
+RELEASE_ENV: Final = "SERINUS_RELEASE"
+REVISION_ENV: Final = "SERINUS_REVISION"
+DRAIN_SECONDS_ENV: Final = "SERINUS_DRAIN_SECONDS"
+DIGEST_ENV: Final = "SERINUS_MODEL_DIGEST"
+VERIFY_AGAINST_ENV: Final = "SERINUS_VERIFY_AGAINST"
+
+# Tags that `serinus-server register` writes on a model version and the operator reads.
+DIGEST_TAG: Final = "serinus.digest"
+SPACE_TAG: Final = "serinus.space"
+
+# HTTP.
+HTTP_PORT: Final = 8001
+HTTP_PORT_NAME: Final = "http"
+REQUEST_ID_HEADER: Final = "x-request-id"
+MODEL_VERSION_HEADER: Final = "x-model-version"
+SPACE_HEADER: Final = "x-embedding-space"

@@ -1,0 +1,79 @@
+"""The verify Job's one JSON line: written by `serinus-server verify` to its termination message, read by the operator.
+
+Kubernetes cuts a termination message at 4096 bytes; `to_json` refuses to write more, so that a cut line is never mistaken for a verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+MAX_BYTES: Final = 4096
+SCHEMA: Final = 1
+
+
+class MalformedReport(ValueError):
+    """A termination message that is not a verify report; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question asked of the model, e.g. top-10 neighbour overlap with stable 0.69, at least 0.90 needed."""
+
+    name: str
+    passed: bool
+    message: str
+    value: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The whole verdict of a verify run.
+
+    `measured` holds figures that inform and do not judge (e.g. `latency_p50_seconds`, `load_seconds`, `texts_per_second`).
+    """
+
+    checks: tuple[Check, ...]
+    measured: dict[str, float]
+    model_version: str
+    digest: str
+    space: str
+
+    @property
+    def passed(self) -> bool:
+        """True when at least one check ran and none failed."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """The failed checks' messages, or a summary of what passed."""
+        failed = [check.message for check in self.checks if not check.passed]
+        return "; ".join(failed) if failed else f"{len(self.checks)} checks passed"
+
+    def to_json(self) -> str:
+        """Returns one line of JSON of at most 4096 bytes. Raises ValueError when it would be longer."""
+        line = json.dumps({"schema": SCHEMA, "passed": self.passed, **asdict(self)}, separators=(",", ":"))
+        if len(line.encode()) > MAX_BYTES:
+            raise ValueError(f"verify report has {len(line.encode())} bytes, a termination message holds {MAX_BYTES}")
+        return line
+
+    @classmethod
+    def from_json(cls, text: str) -> VerifyReport:
+        """Reads what `to_json` wrote. Raises MalformedReport for anything else."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data["schema"] != SCHEMA:
+                raise MalformedReport(f"verify report has schema {data['schema']!r}, this operator reads {SCHEMA}")
+            return cls(
+                checks=tuple(Check(**check) for check in data["checks"]),
+                measured={str(name): float(value) for name, value in data["measured"].items()},
+                model_version=str(data["model_version"]),
+                digest=str(data["digest"]),
+                space=str(data["space"]),
+            )
+        except MalformedReport:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MalformedReport(f"not a verify report ({type(error).__name__}: {error}): {text[:120]!r}") from error

@@ -1,0 +1,130 @@
+"""`serinus-operator`: reads settings, takes the Lease, then watches and reconciles until the Lease is lost or a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+
+import kopf
+import prometheus_client
+from kubernetes.aio.leaderelection.electionconfig import Config
+from kubernetes.aio.leaderelection.leaderelection import LeaderElection
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+from serinus_operator import handlers
+from serinus_operator.cache import Cache, Key
+from serinus_operator.errors import Conflict, SerinusError
+from serinus_operator.kube import connect
+from serinus_operator.prometheus import Prometheus
+from serinus_operator.reconcile import Reconciler, Surroundings
+from serinus_operator.registry import Registry
+from serinus_operator.settings import Settings, read_settings
+from serinus_operator.work_queue import WorkQueue
+
+_LEASE_SECONDS = 15
+_WORKERS = 8
+_METRICS_PORT = 8080
+_RECONCILES = prometheus_client.Counter("serinus_operator_reconciles", "Reconciles by outcome", ["outcome"])
+
+log = logging.getLogger("serinus_operator")
+
+
+def main() -> None:
+    """Runs the operator. Exit status 0 after a signal, 1 when the Lease was lost, 2 when a setting is missing."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    # MLflow takes its retry policy from the environment only; ours is the queue's back-off.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "10"
+    try:
+        settings = read_settings(os.environ)
+    except ValueError as error:
+        sys.stderr.write(f"serinus-operator: {error}\n")
+        sys.exit(2)
+    sys.exit(asyncio.run(run(settings)))
+
+
+async def run(settings: Settings) -> int:
+    """Leads until a signal (returns 0) or until the Lease is lost (returns 1); a new process is then the cleanest start."""
+    prometheus_client.start_http_server(_METRICS_PORT)
+    kube = await connect(settings.call_timeout_seconds)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    lost = asyncio.Event()
+
+    async def lead() -> None:
+        await _lead(
+            settings,
+            Surroundings(
+                kube,
+                Cache(),
+                {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()},
+                Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
+                settings,
+                lambda: datetime.now(UTC),  # noqa: TID251 - this is the border where time comes in
+            ),
+        )
+
+    async def step_down() -> None:
+        lost.set()
+
+    lock = LeaseLock("serinus-operator", settings.own_namespace, settings.identity, kube.api)
+    election = LeaderElection(Config(lock, _LEASE_SECONDS, 10, 2, onstarted_leading=lead, onstopped_leading=step_down))
+    waits = [asyncio.create_task(wait) for wait in (election.run(), stop.wait(), lost.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for task in waits:
+        task.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    await kube.api.close()
+    return 0 if stop.is_set() else 1
+
+
+async def _lead(settings: Settings, around: Surroundings) -> None:
+    """Watches and works. Any end of it is the end of the process."""
+    log.info("leading; watching %s", ", ".join(settings.namespaces) or "all namespaces")
+    queue: WorkQueue[Key] = WorkQueue()
+    registry = kopf.OperatorRegistry()
+    handlers.watch(registry, around.cache, queue)
+    reconciler = Reconciler(around)
+
+    async def reconcile(key: Key) -> float | None:
+        due = await reconciler.reconcile(key)
+        _RECONCILES.labels("done").inc()
+        return due
+
+    watching = kopf.operator(
+        registry=registry,
+        settings=handlers.settings(),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watching)
+            for _ in range(_WORKERS):
+                group.create_task(queue.work(reconcile, _report))
+    except* Exception:
+        log.exception("the operator cannot go on")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _report(key: Key, error: Exception) -> None:
+    if isinstance(error, Conflict):
+        _RECONCILES.labels("conflict").inc()
+        return
+    _RECONCILES.labels("error").inc()
+    if isinstance(error, SerinusError):
+        log.warning("%s/%s: %s", *key, error)
+    else:
+        log.error("%s/%s", *key, exc_info=error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The only writer: one idempotent API call per action, in the plan's order. What a call returns goes into the cache at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import assert_never
+
+from serinus_contract.names import API_VERSION, GROUP, KIND
+from serinus_operator import manifests
+from serinus_operator.cache import Cache
+from serinus_operator.errors import Conflict
+from serinus_operator.kube import Kube
+from serinus_operator.manifests import Defaults, Release
+from serinus_operator.registry import Registry
+from serinus_operator.rollout.model import (
+    Action,
+    ApplyServing,
+    CreateDeployment,
+    CreateVerifyJob,
+    DeleteDeployment,
+    DeleteVerifyJob,
+    Event,
+    Scale,
+    SyncRegistry,
+)
+from serinus_operator.spec import Spec
+
+
+class Writer:
+    """Carries out plans for one release."""
+
+    def __init__(
+        self, kube: Kube, cache: Cache, registry: Registry, release: Release, spec: Spec, defaults: Defaults
+    ) -> None:
+        self._kube, self._cache, self._registry = kube, cache, registry
+        self._release, self._spec, self._defaults = release, spec, defaults
+
+    async def carry_out(self, actions: Sequence[Action]) -> None:
+        """Does the actions in order. An error stops it; whoever observes again plans again."""
+        for action in actions:
+            await self._do(action)
+
+    async def _do(self, action: Action) -> None:
+        release, spec = self._release, self._spec
+        match action:
+            case ApplyServing():
+                for manifest in manifests.serving(release, action):
+                    self._cache.put(manifest["kind"], await self._kube.apply(manifest))
+            case CreateDeployment(revision, replicas):
+                await self._create(manifests.deployment(release, spec, revision, replicas, self._defaults))
+            case Scale(revision, replicas):
+                name = manifests.deployment_name(release, revision)
+                self._cache.put("Deployment", await self._kube.scale(release.namespace, name, replicas))
+            case DeleteDeployment(revision):
+                await self._kube.delete("Deployment", release.namespace, manifests.deployment_name(release, revision))
+            case CreateVerifyJob(revision, against):
+                await self._create(manifests.verify_job(release, spec, revision, against, self._defaults))
+            case DeleteVerifyJob(revision):
+                await self._kube.delete("Job", release.namespace, manifests.verify_job_name(release, revision))
+            case SyncRegistry(intent):
+                await self._registry.sync(spec.model.name, intent)
+            case _:
+                assert_never(action)
+
+    async def _create(self, manifest: manifests.JSON) -> None:
+        """One that exists already is what an earlier run of the same plan made: read it."""
+        try:
+            created = await self._kube.create(manifest)
+        except Conflict:
+            metadata = manifest["metadata"]
+            created = await self._kube.get(manifest["kind"], metadata["namespace"], metadata["name"])
+        self._cache.put(manifest["kind"], created)
+
+    async def report(self, events: Sequence[Event], now: datetime) -> None:
+        """Posts the plan's events on the ModelRelease."""
+        for event in events:
+            await self._kube.create(self._event(event, now))
+
+    def _event(self, event: Event, now: datetime) -> manifests.JSON:
+        release, at = self._release, now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"namespace": release.namespace, "name": f"{release.name}.{uuid.uuid4().hex[:16]}"},
+            "involvedObject": {
+                "apiVersion": f"{GROUP}/{API_VERSION}",
+                "kind": KIND,
+                "namespace": release.namespace,
+                "name": release.name,
+                "uid": release.uid,
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1000],
+            "source": {"component": "serinus-operator"},
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+        }

@@ -1,0 +1,217 @@
+"""What the operator creates, rendered as plain dicts. Pure: a release and a revision in, manifests out.
+
+Pods carry release, revision and space as labels, never a role: roles change at promotion, pods do not. Everything is owned by its
+ModelRelease, so that deleting that deletes all of it and no finalizer is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from serinus_contract import names
+from serinus_operator.rollout.model import ApplyServing, Target
+from serinus_operator.spec import Spec
+
+JSON: TypeAlias = dict[str, Any]
+
+MANAGED_BY: Final = {"app.kubernetes.io/managed-by": "serinus"}
+VERIFY_LABEL: Final = "serinus.dev/verify"
+SERVING_ANNOTATION: Final = "serinus.dev/serves"
+_CONTAINER: Final = "server"
+_NO_REVISION: Final = "none"
+_LONGEST_REQUEST_SECONDS: Final = 30
+_STARTUP_PROBE_SECONDS: Final = 5
+_VERIFY_TTL_SECONDS: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The ModelRelease that owns what is rendered."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The operator's settings that go into pods; resolved once per revision and kept in its Deployment."""
+
+    image: str
+    image_pull_policy: str
+    tracking_uri: str
+
+
+def deployment(release: Release, spec: Spec, revision: Target, replicas: int, defaults: Defaults) -> JSON:
+    """The Deployment of a revision. Rendered once; a live Deployment afterwards only ever gets another `replicas`."""
+    labels = {names.RELEASE_LABEL: release.name, names.REVISION_LABEL: revision.revision}
+    pod = _pod(release, spec, revision, defaults)
+    container = pod["containers"][0]
+    container |= {"ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT}], **_probes(spec)}
+    pod_labels = MANAGED_BY | labels | {names.SPACE_LABEL: revision.space}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(release, deployment_name(release, revision.revision), revision),
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "progressDeadlineSeconds": int(spec.strategy.progress_deadline.total_seconds()),
+            "template": {"metadata": {"labels": pod_labels, "annotations": _version(revision)}, "spec": pod},
+        },
+    }
+
+
+def verify_job(release: Release, spec: Spec, revision: Target, against: str | None, defaults: Defaults) -> JSON:
+    """The verify Job: the canary's pod without serving labels, ports and probes. Nothing of it can meet a user."""
+    pod = _pod(release, spec, revision, defaults) | {"restartPolicy": "Never"}
+    container = pod["containers"][0]
+    container |= {"args": ["verify"], "terminationMessagePolicy": "File"}
+    if against is not None:
+        container["env"].append({"name": names.VERIFY_AGAINST_ENV, "value": f"models:/{spec.model.name}/{against}"})
+    labels = MANAGED_BY | {VERIFY_LABEL: release.name, names.REVISION_LABEL: revision.revision}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(release, verify_job_name(release, revision.revision), revision),
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": int(spec.strategy.progress_deadline.total_seconds()),
+            "ttlSecondsAfterFinished": _VERIFY_TTL_SECONDS,
+            "template": {"metadata": {"labels": labels, "annotations": _version(revision)}, "spec": pod},
+        },
+    }
+
+
+def serving(release: Release, live: ApplyServing) -> tuple[JSON, ...]:
+    """The shared Service over every live revision, one for each role, and the disruption budget."""
+    everyone = {names.RELEASE_LABEL: release.name}
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(release, release.name),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": everyone},
+        },
+    }
+    shared = _service(release, release.name, everyone)
+    shared["metadata"]["annotations"] = {SERVING_ANNOTATION: json.dumps([live.stable, live.canary])}
+    return (
+        budget,
+        _service(release, f"{release.name}-stable", everyone | {names.REVISION_LABEL: live.stable or _NO_REVISION}),
+        _service(release, f"{release.name}-canary", everyone | {names.REVISION_LABEL: live.canary or _NO_REVISION}),
+        shared,  # last: its annotation says that all of them are as wanted
+    )
+
+
+def served_revisions(shared_service: JSON | None) -> ApplyServing | None:
+    """What the Services were last rendered for; None when that is not known."""
+    annotations = ((shared_service or {}).get("metadata") or {}).get("annotations") or {}
+    try:
+        stable, canary = json.loads(annotations[SERVING_ANNOTATION])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return ApplyServing(stable, canary)
+
+
+def deployment_name(release: Release, revision: str) -> str:
+    """Name of a revision's Deployment."""
+    return f"{release.name}-{revision}"
+
+
+def verify_job_name(release: Release, revision: str) -> str:
+    """Name of a revision's verify Job."""
+    return f"{release.name}-{revision}-verify"
+
+
+def _metadata(release: Release, name: str, revision: Target | None = None) -> JSON:
+    labels = MANAGED_BY | {names.RELEASE_LABEL: release.name}
+    if revision is not None:
+        labels[names.REVISION_LABEL] = revision.revision
+    owner = {
+        "apiVersion": f"{names.GROUP}/{names.API_VERSION}",
+        "kind": names.KIND,
+        "name": release.name,
+        "uid": release.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {"name": name, "namespace": release.namespace, "labels": labels, "ownerReferences": [owner]}
+
+
+def _version(revision: Target) -> JSON:
+    return {names.MODEL_VERSION_ANNOTATION: revision.version}
+
+
+def _service(release: Release, name: str, selector: JSON) -> JSON:
+    port = {"name": names.HTTP_PORT_NAME, "port": names.HTTP_PORT, "targetPort": names.HTTP_PORT_NAME}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(release, name),
+        "spec": {"selector": selector, "ports": [port]},
+    }
+
+
+def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> JSON:
+    """A pod that satisfies Pod Security `restricted`."""
+    drain_seconds = int(spec.serving.drain.total_seconds())
+    environment = {
+        names.MODEL_URI_ENV: f"models:/{spec.model.name}/{revision.version}",
+        names.TRACKING_URI_ENV: defaults.tracking_uri,
+        names.DIGEST_ENV: revision.digest,
+        names.RELEASE_ENV: release.name,
+        names.REVISION_ENV: revision.revision,
+        names.DRAIN_SECONDS_ENV: str(drain_seconds),
+    }
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": drain_seconds + _LONGEST_REQUEST_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": _CONTAINER,
+                "image": spec.serving.image or defaults.image,
+                "imagePullPolicy": defaults.image_pull_policy,
+                "args": ["serve"],
+                "env": [{"name": name, "value": value} for name, value in environment.items()],
+                "resources": dict(spec.serving.resources),
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+
+
+def _probes(spec: Spec) -> JSON:
+    """Start-up may take as long as the progress deadline; afterwards readiness is asked often and liveness rarely."""
+
+    def get(path: str, period_seconds: int, failures: int) -> JSON:
+        request = {"path": path, "port": names.HTTP_PORT_NAME}
+        return {"httpGet": request, "periodSeconds": period_seconds, "failureThreshold": failures, "timeoutSeconds": 5}
+
+    attempts = max(1, int(spec.strategy.progress_deadline.total_seconds()) // _STARTUP_PROBE_SECONDS)
+    return {
+        "startupProbe": get("/readyz", _STARTUP_PROBE_SECONDS, attempts),
+        "readinessProbe": get("/readyz", 5, 3),
+        "livenessProbe": get("/livez", 20, 6),
+    }

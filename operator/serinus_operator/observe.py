@@ -1,0 +1,150 @@
+"""From Kubernetes objects, as JSON, to what the plan reads. Pure: the caller passes what its caches hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from serinus_contract.names import COMMAND_ANNOTATION, REVISION_LABEL
+from serinus_contract.verification import MalformedReport, VerifyReport
+from serinus_operator.manifests import VERIFY_LABEL
+from serinus_operator.rollout.capacity import Side
+from serinus_operator.rollout.model import Command, JobState, VerifyJob, Workload
+
+JSON: TypeAlias = Mapping[str, Any]
+
+_WAITING_PROBLEMS: Final = {
+    "ImagePullBackOff": "ImagePull",
+    "ErrImagePull": "ImagePull",
+    "ErrImageNeverPull": "ImagePull",
+    "InvalidImageName": "ImagePull",
+    "CrashLoopBackOff": "CrashLoop",
+    "CreateContainerConfigError": "ContainerConfig",
+    "CreateContainerError": "ContainerConfig",
+    "RunContainerError": "ContainerConfig",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """Everything cached that belongs to one release. `service` is the shared one."""
+
+    deployments: tuple[JSON, ...] = ()
+    jobs: tuple[JSON, ...] = ()
+    pods: tuple[JSON, ...] = ()
+    service: JSON | None = field(default=None)
+
+
+def workloads(children: Children) -> dict[str, Workload]:
+    """Each revision's Deployment and pods."""
+    by_revision: dict[str, list[JSON]] = {}
+    for pod in children.pods:
+        if VERIFY_LABEL not in _labels(pod):
+            by_revision.setdefault(_labels(pod).get(REVISION_LABEL, ""), []).append(pod)
+    found = {}
+    for deployment in children.deployments:
+        revision = _labels(deployment).get(REVISION_LABEL, "")
+        pods = by_revision.get(revision, [])
+        found[revision] = Workload(_side(deployment, pods), _quota_problem(deployment) or _problem(pods))
+    return found
+
+
+def verify_jobs(children: Children) -> dict[str, VerifyJob]:
+    """Each revision's verify Job, with the report from its pod's termination message."""
+    pods = {
+        _labels(pod).get(REVISION_LABEL, ""): pod
+        for pod in sorted(children.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        if VERIFY_LABEL in _labels(pod)
+    }
+    return {
+        revision: _verify_job(revision, job, pods.get(revision))
+        for job in children.jobs
+        for revision in [_labels(job).get(REVISION_LABEL, "")]
+    }
+
+
+def command(release: JSON) -> Command | None:
+    """The `serinus.dev/command` annotation: {"id": …, "verb": …}. Anything else is a command with an unknown verb."""
+    text = (release["metadata"].get("annotations") or {}).get(COMMAND_ANNOTATION)
+    if text is None:
+        return None
+    try:
+        data = json.loads(text)
+        return Command(str(data["id"]), str(data["verb"]))
+    except (ValueError, KeyError, TypeError):
+        return Command(text[:64], "unreadable")
+
+
+def _side(deployment: JSON, pods: Iterable[JSON]) -> Side:
+    status, metadata = deployment.get("status") or {}, deployment["metadata"]
+    existing = list(pods)
+    return Side(
+        replicas=int(deployment["spec"].get("replicas", 1)),
+        ready=sum(_ready(pod) for pod in existing),
+        pods=len(existing),
+        settled=int(status.get("observedGeneration", 0)) >= int(metadata.get("generation", 0)),
+    )
+
+
+def _ready(pod: JSON) -> bool:
+    """Ready and not on its way out: a terminating pod no longer counts as capacity."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _quota_problem(deployment: JSON) -> tuple[str, str] | None:
+    for condition in (deployment.get("status") or {}).get("conditions") or []:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            message = str(condition.get("message", ""))
+            return ("QuotaExceeded" if "exceeded quota" in message else "PodRefused", message)
+    return None
+
+
+def _problem(pods: Iterable[JSON]) -> tuple[str, str] | None:
+    """Why a pod that should be ready is not, in the scheduler's or kubelet's words."""
+    for pod in pods:
+        status = pod.get("status") or {}
+        for condition in status.get("conditions") or []:
+            if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+                message = str(condition.get("message", ""))
+                return ("InsufficientGPU" if "Insufficient nvidia.com/gpu" in message else "Unschedulable", message)
+        for container in status.get("containerStatuses") or []:
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") in _WAITING_PROBLEMS:
+                return (_WAITING_PROBLEMS[waiting["reason"]], str(waiting.get("message") or waiting["reason"]))
+    return None
+
+
+def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
+    finished = [
+        condition
+        for condition in (job.get("status") or {}).get("conditions") or []
+        if condition["type"] in ("Complete", "Failed") and condition["status"] == "True"
+    ]
+    if not finished:
+        return VerifyJob(revision, JobState.RUNNING)
+    why = str(finished[0].get("message") or finished[0].get("reason") or "")
+    ended = _terminated(pod)
+    if ended is None:
+        return VerifyJob(revision, JobState.FINISHED, message=f"its pod left no termination message ({why})")
+    try:
+        return VerifyJob(revision, JobState.FINISHED, VerifyReport.from_json(str(ended.get("message", ""))))
+    except MalformedReport as error:
+        outcome = f"{ended.get('reason')}, exit code {ended.get('exitCode')}"
+        return VerifyJob(revision, JobState.FINISHED, message=f"{outcome}; {error}")
+
+
+def _terminated(pod: JSON | None) -> JSON | None:
+    for container in ((pod or {}).get("status") or {}).get("containerStatuses") or []:
+        ended: JSON | None = (container.get("state") or {}).get("terminated")
+        if ended is not None:
+            return ended
+    return None
+
+
+def _labels(thing: JSON) -> Mapping[str, str]:
+    return thing["metadata"].get("labels") or {}

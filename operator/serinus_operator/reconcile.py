@@ -1,0 +1,224 @@
+"""One loop for one release: observe → plan → apply → status. The decisions are the plan's; this module only carries things to and fro.
+
+CR event / owned object event / check_at due  →  Reconciler.reconcile(key)  →  seconds until the next look
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeAlias
+
+from serinus_operator import observe, status_codec
+from serinus_operator.apply import Writer
+from serinus_operator.cache import Cache, Key
+from serinus_operator.errors import Conflict, InvalidSpec, SerinusError, Unavailable
+from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict, judge, overall, verdicts
+from serinus_operator.gates.windows import subtract
+from serinus_operator.kube import Kube
+from serinus_operator.manifests import MANAGED_BY, Defaults, Release, served_revisions
+from serinus_operator.prometheus import Prometheus
+from serinus_operator.registry import ModelView, Registry, resolve, says, unresolved
+from serinus_operator.rollout.model import AnalysisResult, Condition, Observed, Phase, Plan, Status
+from serinus_operator.rollout.plan import plan
+from serinus_operator.settings import Settings
+from serinus_operator.spec import Spec, parse_spec
+
+JSON: TypeAlias = dict[str, Any]
+Clock: TypeAlias = Callable[[], datetime]
+
+_RESYNC: Final = {True: timedelta(seconds=30), False: timedelta(minutes=5)}  # while rolling, at rest
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The systems around the operator."""
+
+    kube: Kube
+    cache: Cache
+    registries: Mapping[str, Registry]
+    prometheus: Prometheus
+    settings: Settings
+    clock: Clock
+
+
+class Reconciler:
+    """Reconciles releases by key. Keeps no state that a restart would miss."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._views: dict[tuple[str, str], tuple[datetime, ModelView]] = {}
+        self._resynced_at: dict[Key, datetime] = {}
+        self._view_locks: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Brings one release a step further. Returns the seconds until it wants another look."""
+        around = self._around
+        release_json = around.cache.releases.get(key)
+        if release_json is None or release_json["metadata"].get("deletionTimestamp"):
+            return None
+        now = around.clock()
+        status = status_codec.decode(release_json.get("status"))
+        release = Release(key[0], key[1], release_json["metadata"]["uid"])
+        try:
+            spec = parse_spec(release_json["spec"])
+            if spec.model.registry not in around.settings.registries:
+                known = ", ".join(around.settings.registries)
+                raise InvalidSpec(
+                    "spec.model.registry", f"{spec.model.registry!r} is unknown; this operator has: {known}"
+                )
+        except InvalidSpec as error:
+            await self._store_status(release_json, _stalled(status, error, release_json, now))
+            return None
+        await self._resync(key, now, rolling=status.canary is not None)
+        observed = await self._observe(spec, status, release_json, now)
+        analysis, next_window = await self._analyse(spec, status, observed, release, now)
+        decided = plan(spec, status, observed, analysis, now, str(release))
+        await self._carry_out(release_json, spec, release, decided, status)
+        due = [at for at in (decided.check_at, next_window) if at is not None]
+        seconds = [max(0.05, (at - now).total_seconds()) for at in due] + [
+            around.settings.registry_poll.total_seconds()
+        ]
+        return min(seconds)
+
+    async def _carry_out(self, stored: JSON, spec: Spec, release: Release, decided: Plan, status: Status) -> None:
+        around, settings = self._around, self._around.settings
+        defaults = Defaults(
+            settings.server_image, settings.image_pull_policy, settings.registries[spec.model.registry].tracking_uri
+        )
+        registry = around.registries[spec.model.registry]
+        writer = Writer(around.kube, around.cache, registry, release, spec, defaults)
+        for action in decided.actions:
+            log.info("%s: %s", release, action)
+        try:
+            await writer.carry_out(decided.actions)
+        finally:
+            if any(type(action).__name__ == "SyncRegistry" for action in decided.actions):
+                self._views.pop((spec.model.registry, spec.model.name), None)
+        if decided.status != status:
+            await self._store_status(stored, decided.status)
+            await writer.report(decided.events, around.clock())
+
+    async def _observe(self, spec: Spec, status: Status, release_json: JSON, now: datetime) -> Observed:
+        children = self._around.cache.children(
+            (release_json["metadata"]["namespace"], release_json["metadata"]["name"])
+        )
+        synced: bool | None
+        try:
+            model = await self._view(spec, now)
+            resolution = resolve(spec, model, status.stable)
+            synced, registry_message = says(status.registry, model), ""
+        except SerinusError as error:
+            resolution = unresolved(spec.model, error)
+            synced, registry_message = None, str(error)
+        return Observed(
+            generation=int(release_json["metadata"]["generation"]),
+            resolution=resolution,
+            workloads=observe.workloads(children),
+            verify_jobs=observe.verify_jobs(children),
+            serving=served_revisions(dict(children.service) if children.service else None),
+            registry_synced=synced,
+            registry_message=registry_message,
+            command=observe.command(release_json),
+        )
+
+    async def _view(self, spec: Spec, now: datetime) -> ModelView:
+        """The registered model, at most one poll interval old; one call serves all releases of the model."""
+        name = (spec.model.registry, spec.model.name)
+        async with self._view_locks.setdefault(name, asyncio.Lock()):
+            if name in self._views and now - self._views[name][0] < self._around.settings.registry_poll:
+                return self._views[name][1]
+            view = await self._around.registries[spec.model.registry].view(spec.model.name)
+            self._views[name] = (now, view)
+            return view
+
+    async def _resync(self, key: Key, now: datetime, *, rolling: bool) -> None:
+        """Lists our objects now and then: a watch that was cut may have missed a deletion."""
+        if key in self._resynced_at and now - self._resynced_at[key] < _RESYNC[rolling]:
+            return
+        selector = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
+        for kind in ("Deployment", "Job", "Pod", "Service"):
+            self._around.cache.replace(key, kind, await self._around.kube.list(kind, key[0], selector))
+        self._resynced_at[key] = now
+
+    async def _analyse(
+        self, spec: Spec, status: Status, observed: Observed, release: Release, now: datetime
+    ) -> tuple[AnalysisResult, datetime | None]:
+        """Adds the window that has ended since the last one, if any. Returns the verdicts and when the next window can be read."""
+        canary, stable, analysis = status.canary, status.stable, spec.analysis
+        if canary is None or stable is None or canary.ending is not None:
+            return AnalysisResult(), None
+        latest = _aligned(now - self._around.settings.scrape_lag, analysis.interval)
+        evidence = status.evidence
+        if evidence is None or evidence.canary_revision != canary.revision:
+            if observed.workload(canary.revision).side.ready == 0:
+                return AnalysisResult(), None
+            evidence = Evidence(canary.revision, latest)
+        error = ""
+        if latest > evidence.window_end:
+            try:
+                key = (release.namespace, release.name)
+                at_start = (await self._around.prometheus.snapshot(evidence.window_end)).get(key, {})
+                at_end = (await self._around.prometheus.snapshot(latest)).get(key, {})
+                evidence = judge(
+                    analysis, evidence, subtract(evidence.window_end, at_start, latest, at_end), stable.revision
+                )
+            except Unavailable as unavailable:
+                error = str(unavailable)
+        gates = verdicts(analysis, evidence)
+        if error:
+            gates = tuple(_without_data(gate, error) for gate in gates)
+        next_window = max(
+            evidence.window_end + analysis.interval + self._around.settings.scrape_lag, now + timedelta(seconds=1)
+        )
+        return AnalysisResult(overall(gates), gates, evidence), next_window
+
+    async def _store_status(self, stored: JSON, status: Status) -> None:
+        encoded = status_codec.encode(status)
+        if stored.get("status") == encoded:
+            return
+        try:
+            self._around.cache.put_release(await self._around.kube.replace_status({**stored, "status": encoded}))
+        except Conflict:
+            metadata = stored["metadata"]
+            self._around.cache.put_release(
+                await self._around.kube.get("ModelRelease", metadata["namespace"], metadata["name"])
+            )
+            raise
+
+
+def _aligned(at: datetime, interval: timedelta) -> datetime:
+    """The last multiple of `interval` since the epoch: all releases with the same interval share their instants."""
+    return at - (at - _EPOCH) % interval
+
+
+def _without_data(gate: GateVerdict, error: str) -> GateVerdict:
+    """A failure stands; anything else cannot be told while data is missing."""
+    return (
+        gate if gate.verdict is Verdict.FAIL else replace(gate, verdict=Verdict.ERROR, message=f"{gate.name}: {error}")
+    )
+
+
+def _stalled(status: Status, error: InvalidSpec, release_json: JSON, now: datetime) -> Status:
+    """A spec that cannot be acted on: said in a condition; what serves goes on serving."""
+    generation = int(release_json["metadata"]["generation"])
+    before = {condition.type: condition for condition in status.conditions}
+    kept = tuple(condition for kind, condition in before.items() if kind not in ("Ready", "Stalled"))
+    wanted = []
+    for kind, value in (("Ready", "False"), ("Stalled", "True")):
+        known = before.get(kind)
+        since = known.last_transition_time if known and known.status == value else now
+        wanted.append(Condition(kind, value, "InvalidSpec", str(error), since, generation))
+    return replace(
+        status,
+        observed_generation=generation,
+        phase=Phase.DEGRADED,
+        message=str(error),
+        conditions=(*wanted, *kept),
+    )

@@ -1,0 +1,67 @@
+"""A plan in the making: the inputs of one decision, and what has been decided so far. Lives for one call of `plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, assert_never
+
+from serinus_operator.rollout.model import Action, AnalysisResult, Event, Observed, Plan, RegistryIntent, Status
+from serinus_operator.spec import Analysis, Pause, SetWeight, Spec, Step, Verify
+
+
+@dataclass(slots=True)
+class Draft:
+    """`before` is the status as stored; `status` the one being made."""
+
+    spec: Spec
+    before: Status
+    observed: Observed
+    analysis: AnalysisResult
+    now: datetime
+    release: str  # namespace/name, for tags
+    status: Status
+    actions: list[Action] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    check_at: datetime | None = None
+
+    def update(self, **changes: Any) -> None:
+        """Changes fields of the status in the making."""
+        self.status = replace(self.status, **changes)
+
+    def do(self, action: Action) -> None:
+        """One more action."""
+        self.actions.append(action)
+
+    def say(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """One more event: a transition that a person wants to know."""
+        self.events.append(Event("Warning" if warning else "Normal", reason, message))
+
+    def look_again(self, at: datetime) -> None:
+        """Asks for another look at `at` or earlier."""
+        self.check_at = at if self.check_at is None else min(self.check_at, at)
+
+    def want_registry(self, intent: RegistryIntent) -> None:
+        """The registry should say this too."""
+        self.update(registry=self.status.registry.then(intent))
+
+    def plan(self) -> Plan:
+        """The finished plan."""
+        return Plan(tuple(self.actions), self.status, self.check_at, tuple(self.events))
+
+
+def describe(step: Step) -> str:
+    """A step in the spec's words, for `kubectl get`."""
+    match step:
+        case Verify():
+            return "verify"
+        case SetWeight(percent):
+            return f"setWeight {percent}"
+        case Pause(None):
+            return "pause until promoted"
+        case Pause(duration):
+            return f"pause {duration}"
+        case Analysis(duration):
+            return f"analysis {duration}"
+        case _:
+            assert_never(step)

@@ -1,0 +1,268 @@
+"""The decision: `plan(spec, status, observed, analysis, now) → Plan`. Pure; it does no I/O and reads no clock.
+
+┌───────── target = stable, no canary ─────────┐
+│                   REST                       │◄────────────── canary gone ──────────────┐
+└───────┬──────────────────────────────────────┘                                          │
+        │ another target, not rejected                                                    │
+        ▼                                                                                 │
+    ROLL: verify → weights, pauses, analyses → 100 % ──► promoted: the canary is stable   │
+        │                                                                                 │
+        │ gate or verify failed, deadline passed, aborted, another target                 │
+        ▼                                                                                 │
+    WITHDRAW: weight 0 at once, stable refilled, canary lowered ──────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from serinus_operator.gates.judge import Verdict
+from serinus_operator.rollout import registry_moves
+from serinus_operator.rollout.draft import Draft
+from serinus_operator.rollout.model import (
+    AnalysisResult,
+    ApplyServing,
+    Canary,
+    Command,
+    CommandAnswer,
+    DeleteDeployment,
+    DeleteVerifyJob,
+    HistoryEntry,
+    Observed,
+    Plan,
+    Resolved,
+    Result,
+    Revision,
+    Scale,
+    Status,
+    StepState,
+    SyncRegistry,
+    Weight,
+)
+from serinus_operator.rollout.movement import move
+from serinus_operator.rollout.revision import steps_hash, target_of
+from serinus_operator.rollout.steps import effective_steps, end, step_finished
+from serinus_operator.rollout.summary import summarise
+from serinus_operator.spec import Spec
+
+
+def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResult, now: datetime, release: str) -> Plan:
+    """Decides what to do now. `release` is namespace/name. Safe to call at any time, with anything lost, repeated or stale."""
+    draft = Draft(spec, status, observed, analysis, now, release, status)
+    adopt_target(draft)
+    if observed.command is not None and (status.command is None or status.command.id != observed.command.id):
+        answer_command(draft, observed.command)
+    if end_is_due(draft):
+        withdraw(draft)
+    elif draft.status.canary is not None or rollout_is_due(draft):
+        roll(draft)
+    else:
+        rest(draft)
+    remove_leftovers(draft)
+    serve(draft)
+    sync_registry(draft)
+    summarise(draft)
+    return draft.plan()
+
+
+def adopt_target(draft: Draft) -> None:
+    """A target other than the last one replaces it, and forgets its rejection. Without an answer the last target stands."""
+    if not isinstance(draft.observed.resolution, Resolved):
+        return
+    target = target_of(draft.spec.serving, draft.observed.resolution)
+    known = draft.status.target
+    if known is None or known.revision != target.revision:
+        draft.update(target=target)
+
+
+def answer_command(draft: Draft, command: Command) -> None:
+    """Does what a person asked for, or says why not; either way exactly once per command id."""
+    outcome = _obey(draft, command)
+    draft.update(command=CommandAnswer(command.id, command.verb, outcome, draft.now))
+    draft.say("Command", f"{command.verb}: {outcome}", warning=outcome.startswith("refused"))
+
+
+def _obey(draft: Draft, command: Command) -> str:
+    status = draft.status
+    match command.verb:
+        case "promote":
+            if status.canary is None or status.step is None or status.canary.ending is not None:
+                return "refused: no rollout is in progress"
+            draft.update(step=replace(status.step, released=True))
+            return f"step {status.step.index + 1} released"
+        case "abort":
+            if status.canary is None or status.canary.ending is not None:
+                return "refused: no rollout is in progress"
+            end(draft, Result.ABORTED, "aborted by a person")
+            return f"revision {status.canary.revision} is withdrawn"
+        case "retry":
+            if status.target is None or not status.target.rejected:
+                return "refused: the target has not been rejected"
+            draft.update(target=replace(status.target, rejected=False, reason=""))
+            return f"revision {status.target.revision} is tried again"
+        case _:
+            return "refused: the verbs are promote, abort and retry"
+
+
+def end_is_due(draft: Draft) -> bool:
+    """Is the canary being withdrawn, or must it be from now on? A failed gate decides before anything else."""
+    canary, target, stable = draft.status.canary, draft.status.target, draft.status.stable
+    if canary is None:
+        return False
+    if canary.ending is None and draft.analysis.verdict is Verdict.FAIL:
+        failed = [gate.message for gate in draft.analysis.gates if gate.verdict is Verdict.FAIL and not gate.dry_run]
+        end(draft, Result.ROLLED_BACK, "; ".join(failed))
+    elif canary.ending is None and target is not None and target.revision != canary.revision:
+        back = stable is not None and stable.revision == target.revision
+        end(
+            draft,
+            Result.SUPERSEDED,
+            "the spec or the registry names the stable version again" if back else "another target",
+        )
+    return draft.status.canary is not None and draft.status.canary.ending is not None
+
+
+def rollout_is_due(draft: Draft) -> bool:
+    """Is there a target to roll out that is neither stable nor rejected?"""
+    target, stable = draft.status.target, draft.status.stable
+    return target is not None and not target.rejected and (stable is None or stable.revision != target.revision)
+
+
+def roll(draft: Draft) -> None:
+    """Starts or continues the rollout: walks the steps as far as they have finished, then moves replicas towards the weight."""
+    if draft.status.canary is None:
+        _start(draft)
+    steps = effective_steps(draft.spec.strategy.steps, first=draft.status.stable is None)
+    _restart_if_edited(draft, steps_hash(steps))
+    draft.update(gates=draft.analysis.gates, evidence=draft.analysis.evidence)
+    while not _held(draft) and step_finished(draft, steps[_step(draft).index]):
+        if _step(draft).index + 1 == len(steps):
+            promote(draft)
+            return
+        draft.update(step=replace(_fresh_step(draft, _step(draft).hash), index=_step(draft).index + 1))
+    if draft.status.canary is not None and draft.status.canary.ending is not None:
+        withdraw(draft)
+        return
+    move(draft)
+
+
+def _start(draft: Draft) -> None:
+    target = draft.status.target
+    assert target is not None
+    canary = Canary(target.revision, target.version, target.digest, target.space, started_at=draft.now)
+    draft.update(canary=canary, step=None, weight=Weight(), gates=(), evidence=None)
+    draft.say("RolloutStarted", f"model version {target.version} as revision {target.revision}")
+
+
+def _restart_if_edited(draft: Draft, steps: str) -> None:
+    if draft.status.step is None or draft.status.step.hash != steps:
+        draft.update(step=_fresh_step(draft, steps), weight=Weight())
+
+
+def _fresh_step(draft: Draft, steps: str) -> StepState:
+    return StepState(index=0, hash=steps, started_at=draft.now, progressed_at=draft.now)
+
+
+def _step(draft: Draft) -> StepState:
+    assert draft.status.step is not None
+    return draft.status.step
+
+
+def _held(draft: Draft) -> bool:
+    """Steps wait while the spec says `paused`, while the registry names no version, and with no replicas to divide."""
+    resolution = draft.observed.resolution
+    unresolved = not isinstance(resolution, Resolved) and not resolution.passing
+    ending = draft.status.canary is not None and draft.status.canary.ending is not None
+    return draft.spec.paused or unresolved or ending or draft.spec.replicas == 0
+
+
+def withdraw(draft: Draft) -> None:
+    """Stable is refilled, the canary lowered as the floor allows; when nothing of it is left the rollout is history."""
+    canary = draft.status.canary
+    assert canary is not None
+    assert canary.ending is not None
+    if draft.analysis.gates:
+        draft.update(gates=draft.analysis.gates)
+    workload = draft.observed.workloads.get(canary.revision)
+    if workload is not None or canary.revision in draft.observed.verify_jobs:
+        move(draft)
+        if workload is not None and workload.side.replicas == workload.side.pods == 0:
+            draft.do(DeleteDeployment(canary.revision))
+        if canary.revision in draft.observed.verify_jobs:
+            draft.do(DeleteVerifyJob(canary.revision))
+        return
+    _remember(draft, canary, canary.ending, canary.reason)
+    draft.update(canary=None, step=None, weight=Weight(), evidence=None)
+    if rollout_is_due(draft):
+        draft.look_again(draft.now)
+    else:
+        move(draft)
+
+
+def promote(draft: Draft) -> None:
+    """Promotion retargets: the canary's Deployment becomes the stable one, and no pod of it is touched."""
+    canary, previous = draft.status.canary, draft.status.stable
+    assert canary is not None
+    gates = "; ".join(gate.message for gate in draft.status.gates)
+    reason = gates or ("first release" if previous is None else "all steps finished")
+    registry_moves.promoted(draft, canary, previous, reason)
+    _remember(draft, canary, Result.PROMOTED, reason)
+    draft.update(
+        stable=Revision(canary.revision, canary.version, canary.digest, canary.space),
+        canary=None,
+        step=None,
+        weight=Weight(),
+        evidence=None,
+    )
+    draft.say("Promoted", f"revision {canary.revision} (model version {canary.version}) is stable: {reason}")
+
+
+def _remember(draft: Draft, canary: Canary, result: Result, reason: str) -> None:
+    entry = HistoryEntry(canary.version, canary.revision, result, reason, canary.started_at, draft.now)
+    draft.update(history=(entry, *draft.status.history)[: draft.spec.history])
+
+
+def rest(draft: Draft) -> None:
+    """No rollout: stable has its replicas."""
+    draft.update(weight=Weight())
+    move(draft)
+
+
+def remove_leftovers(draft: Draft) -> None:
+    """Deployments and verify Jobs of neither stable nor canary: scaled to nothing, then deleted once their pods are gone."""
+    status, observed = draft.status, draft.observed
+    live = {revision.revision for revision in (status.stable, status.canary) if revision is not None}
+    for revision, workload in observed.workloads.items():
+        if revision in live:
+            continue
+        if workload.side.replicas > 0:
+            draft.do(Scale(revision, 0))
+        elif workload.side.pods == 0:
+            draft.do(DeleteDeployment(revision))
+    for revision in observed.verify_jobs:
+        if status.canary is None or status.canary.revision != revision:
+            draft.do(DeleteVerifyJob(revision))
+
+
+def serve(draft: Draft) -> None:
+    """Services follow the live revisions."""
+    status = draft.status
+    wanted = ApplyServing(
+        stable=status.stable.revision if status.stable else None,
+        canary=status.canary.revision if status.canary else None,
+    )
+    if draft.observed.serving != wanted:
+        draft.do(wanted)
+
+
+def sync_registry(draft: Draft) -> None:
+    """A registry call is planned only when the stored status already holds its intent, and forgotten only once seen done."""
+    stored = draft.before.registry
+    if not stored:
+        return
+    if draft.observed.registry_synced:
+        if draft.status.registry == stored:
+            draft.update(registry=type(stored)())
+    elif draft.observed.registry_synced is False:
+        draft.do(SyncRegistry(stored))

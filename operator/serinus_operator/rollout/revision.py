@@ -1,0 +1,33 @@
+"""The revision: a hash of what the user chose. Two releases of the same choice are the same revision, whoever computes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Final
+
+from serinus_operator.rollout.model import Resolved, Target
+from serinus_operator.spec import Serving, Step
+
+_LENGTH: Final = 10
+
+
+def target_of(serving: Serving, resolved: Resolved) -> Target:
+    """The target that spec and registry name. Operator defaults (the image, say) are no part of it: an upgrade rolls nothing."""
+    chosen = {
+        "version": resolved.version,
+        "digest": resolved.digest,
+        "image": serving.image,
+        "resources": serving.resources,
+        "drain": serving.drain.total_seconds(),
+    }
+    return Target(_hash(chosen), resolved.version, resolved.digest, resolved.space)
+
+
+def steps_hash(steps: tuple[Step, ...]) -> str:
+    """Changes when the steps are edited."""
+    return _hash([repr(step) for step in steps])
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:_LENGTH]

@@ -1,0 +1,281 @@
+"""The `spec` of a ModelRelease as frozen data. Reads what the API server has validated and defaulted (in the CRD only).
+
+Must not do I/O. A second line of defence: the CRD's schema and CEL rules refuse nearly all of what is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+from serinus_operator.errors import InvalidSpec
+
+_UNITS: Final = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+}
+_DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+")
+_DURATION_PART: Final = re.compile(r"([0-9]+)(ms|s|m|h)")
+
+
+class Follow(StrEnum):
+    """How a release names its model version."""
+
+    ALIAS = "alias"
+    STAGE = "stage"
+    VERSION = "version"
+
+
+class InconclusiveAction(StrEnum):
+    """What happens when an analysis has not reached a verdict in time. Promotion is not among the answers."""
+
+    PAUSE = "Pause"
+    ROLLBACK = "Rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which registered model, and which version of it: the one an alias or a stage names now, or a fixed one."""
+
+    name: str
+    registry: str
+    follow: Follow
+    selector: str
+
+    def __str__(self) -> str:
+        sign = {Follow.ALIAS: "@", Follow.STAGE: "/", Follow.VERSION: "/"}[self.follow]
+        return f"models:/{self.name}{sign}{self.selector}"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What the user chose of the pods; part of the revision. `image` None means the operator's setting."""
+
+    image: str | None
+    resources: Mapping[str, Any]
+    drain: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Run the verify Job: nothing of the canary has met a user yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetWeight:
+    """Give the canary `percent` (1..100) of the replicas; 100 promotes."""
+
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait for `duration`, or for a person's `promote` when it is None."""
+
+    duration: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Wait for `duration` at least and until every gate passes."""
+
+    duration: timedelta
+
+
+Step: TypeAlias = Verify | SetWeight | Pause | Analysis
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyGate:
+    """Mean latency of successful requests stays at or below `max_mean`."""
+
+    max_mean: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceGate:
+    """Mean confidence stays at or above `min_mean`, in (0, 1)."""
+
+    min_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRateGate:
+    """The share of 5xx answers stays at or below `max_rate`, in (0, 1)."""
+
+    max_rate: float
+
+
+GateRule: TypeAlias = LatencyGate | ConfidenceGate | ErrorRateGate
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A named rule; `dry_run` judges and reports without consequence."""
+
+    name: str
+    rule: GateRule
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisSpec:
+    """How canaries are judged."""
+
+    interval: timedelta
+    false_rollback_probability: float
+    min_requests: int
+    inconclusive_after: timedelta
+    inconclusive_action: InconclusiveAction
+    gates: tuple[Gate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How replicas move."""
+
+    max_surge: int
+    capacity_floor_percent: int
+    progress_deadline: timedelta
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryMoves:
+    """What is written to the registry at a transition; None or empty means nothing."""
+
+    alias: str | None = None
+    stage: str | None = None
+    archive_previous: bool = False
+    tags: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A whole ModelRelease spec."""
+
+    model: ModelRef
+    replicas: int
+    paused: bool
+    serving: Serving
+    strategy: Strategy
+    analysis: AnalysisSpec
+    on_canary: RegistryMoves
+    on_promote: RegistryMoves
+    on_rollback: RegistryMoves
+    history: int
+
+
+def parse_duration(text: Any, field: str) -> timedelta:
+    """Reads a duration such as 10s, 5m, 1h30m or 500ms. Raises InvalidSpec naming `field`."""
+    if not isinstance(text, str) or not _DURATION.fullmatch(text):
+        raise InvalidSpec(field, f"{text!r} is not a duration; write for example 30s, 5m or 1h30m")
+    return sum((int(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(text)), timedelta())
+
+
+def parse_spec(data: Mapping[str, Any]) -> Spec:
+    """Reads the `spec` of a ModelRelease as the API server stores it. Raises InvalidSpec naming the field."""
+    try:
+        return _parse(data)
+    except KeyError as missing:
+        raise InvalidSpec(
+            "spec", f"field {missing} is missing; is the installed CRD older than this operator?"
+        ) from missing
+    except (TypeError, AttributeError, ValueError) as error:
+        raise InvalidSpec("spec", f"cannot be read: {error}") from error
+
+
+def _parse(data: Mapping[str, Any]) -> Spec:
+    strategy, analysis, registry = data["strategy"], data["analysis"], data["registry"]
+    return Spec(
+        model=_model(data["model"]),
+        replicas=int(data["replicas"]),
+        paused=bool(data["paused"]),
+        serving=_serving(data["serving"]),
+        strategy=Strategy(
+            max_surge=int(strategy["maxSurge"]),
+            capacity_floor_percent=int(str(strategy["capacityFloor"]).removesuffix("%")),
+            progress_deadline=parse_duration(strategy["progressDeadline"], "spec.strategy.progressDeadline"),
+            steps=tuple(_step(step, f"spec.strategy.steps[{index}]") for index, step in enumerate(strategy["steps"])),
+        ),
+        analysis=AnalysisSpec(
+            interval=parse_duration(analysis["interval"], "spec.analysis.interval"),
+            false_rollback_probability=float(analysis["falseRollbackProbability"]),
+            min_requests=int(analysis["minRequests"]),
+            inconclusive_after=parse_duration(analysis["inconclusive"]["after"], "spec.analysis.inconclusive.after"),
+            inconclusive_action=InconclusiveAction(analysis["inconclusive"]["action"]),
+            gates=tuple(_gate(gate, f"spec.analysis.gates[{index}]") for index, gate in enumerate(analysis["gates"])),
+        ),
+        on_canary=_moves(registry.get("onCanary", {})),
+        on_promote=_moves(registry.get("onPromote", {})),
+        on_rollback=_moves(registry.get("onRollback", {})),
+        history=int(data["history"]),
+    )
+
+
+def _model(data: Mapping[str, Any]) -> ModelRef:
+    named = [follow for follow in Follow if data.get(follow)]
+    if len(named) != 1:
+        raise InvalidSpec("spec.model", f"exactly one of alias, stage, version is needed, {len(named)} are given")
+    return ModelRef(name=data["name"], registry=data["registry"], follow=named[0], selector=str(data[named[0]]))
+
+
+def _serving(data: Mapping[str, Any]) -> Serving:
+    return Serving(
+        image=data.get("image"),
+        resources=data.get("resources", {}),
+        drain=parse_duration(data["drain"], "spec.serving.drain"),
+    )
+
+
+def _step(data: Mapping[str, Any], field: str) -> Step:
+    match dict(data):
+        case {"verify": _, **rest} if not rest:
+            return Verify()
+        case {"setWeight": percent, **rest} if not rest:
+            if not 1 <= int(percent) <= 100:
+                raise InvalidSpec(f"{field}.setWeight", f"{percent} is not in 1..100")
+            return SetWeight(int(percent))
+        case {"pause": pause, **rest} if not rest:
+            duration = (pause or {}).get("duration")
+            return Pause(None if duration is None else parse_duration(duration, f"{field}.pause.duration"))
+        case {"analysis": analysis, **rest} if not rest:
+            return Analysis(parse_duration(analysis["duration"], f"{field}.analysis.duration"))
+        case _:
+            raise InvalidSpec(field, "exactly one of verify, setWeight, pause, analysis is needed")
+
+
+def _gate(data: Mapping[str, Any], field: str) -> Gate:
+    rule: GateRule
+    match dict(data):
+        case {"latency": {"maxMean": text}}:
+            rule = LatencyGate(parse_duration(text, f"{field}.latency.maxMean"))
+        case {"confidence": {"minMean": text}}:
+            rule = ConfidenceGate(_share(text, f"{field}.confidence.minMean"))
+        case {"errorRate": {"max": text}}:
+            rule = ErrorRateGate(_share(text, f"{field}.errorRate.max"))
+        case _:
+            raise InvalidSpec(field, "exactly one of latency, confidence, errorRate is needed")
+    return Gate(name=data["name"], rule=rule, dry_run=bool(data.get("dryRun", False)))
+
+
+def _share(text: str, field: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise InvalidSpec(field, f"{text} is not between 0 and 1, both excluded")
+    return value
+
+
+def _moves(data: Mapping[str, Any]) -> RegistryMoves:
+    return RegistryMoves(
+        alias=data.get("alias"),
+        stage=data.get("stage"),
+        archive_previous=bool(data.get("archivePrevious", False)),
+        tags=data.get("tag"),
+    )

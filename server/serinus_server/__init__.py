@@ -1,0 +1,1 @@
+"""The embedding server of Serinus, and the tools that package and verify its models."""

@@ -1,0 +1,135 @@
+"""The judge: good canaries are rarely failed however often they are looked at, bad ones soon."""
+
+import math
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from serinus_operator.gates.betting import NO_MEAN_EVIDENCE, NO_RATE_EVIDENCE, bet_on_mean, bet_on_rate, log_evidence
+from serinus_operator.gates.judge import Evidence, Verdict, judge, overall, verdicts
+from serinus_operator.gates.windows import Counters, Window, subtract
+from serinus_operator.spec import (
+    AnalysisSpec,
+    ConfidenceGate,
+    ErrorRateGate,
+    Gate,
+    InconclusiveAction,
+    LatencyGate,
+)
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LATENCY = Gate("latency", LatencyGate(timedelta(milliseconds=120)), dry_run=False)
+CONFIDENCE = Gate("confidence", ConfidenceGate(0.75), dry_run=False)
+ERRORS = Gate("errors", ErrorRateGate(0.02), dry_run=False)
+
+
+def analysis(*gates: Gate) -> AnalysisSpec:
+    return AnalysisSpec(timedelta(seconds=10), 0.05, 200, timedelta(minutes=30), InconclusiveAction.PAUSE, gates)
+
+
+def window(index: int, canary: Counters, stable: Counters | None = None) -> Window:
+    end = START + index * timedelta(seconds=10)
+    return Window(end - timedelta(seconds=10), end, {"c": canary, "s": stable or Counters()})
+
+
+def served(requests: int, *, mean_ms: float = 20, errors: int = 0, confidence: float = 0.9) -> Counters:
+    return Counters(requests, errors, requests * mean_ms / 1000, requests, requests * confidence, requests)
+
+
+def run(spec: AnalysisSpec, windows: list[Window]) -> Evidence:
+    evidence = Evidence("c", START)
+    for each in windows:
+        evidence = judge(spec, evidence, each, "s")
+    return evidence
+
+
+def test_good_canary_passes_every_gate() -> None:
+    spec = analysis(LATENCY, CONFIDENCE, ERRORS)
+    gates = verdicts(spec, run(spec, [window(i, served(50), served(400)) for i in range(1, 10)]))
+    assert [gate.verdict for gate in gates] == [Verdict.PASS] * 3
+
+
+@pytest.mark.parametrize(
+    ("gate", "bad"),
+    [(LATENCY, served(50, mean_ms=400)), (CONFIDENCE, served(50, confidence=0.3)), (ERRORS, served(50, errors=10))],
+)
+def test_bad_canary_fails_the_right_gate_within_a_minute(gate: Gate, bad: Counters) -> None:
+    spec = analysis(gate)
+    verdict = verdicts(spec, run(spec, [window(i, bad, served(400)) for i in range(1, 7)]))[0]
+    assert verdict.verdict is Verdict.FAIL
+    assert verdict.message.startswith(f"{gate.name}: canary ")
+    assert "evidence" in verdict.message
+
+
+def test_a_limit_that_stable_breaks_too_says_nothing_of_the_canary() -> None:
+    spec = analysis(LATENCY)
+    slow = served(50, mean_ms=400)
+    assert verdicts(spec, run(spec, [window(i, slow, slow) for i in range(1, 20)]))[0].verdict is Verdict.INCONCLUSIVE
+
+
+def test_missing_data_is_neither_success_nor_failure() -> None:
+    spec = analysis(LATENCY)
+    assert verdicts(spec, Evidence("c", START))[0].verdict is Verdict.NO_DATA
+    gates = verdicts(spec, run(spec, [window(i, Counters(), served(400)) for i in range(1, 9)]))
+    assert overall(gates) is Verdict.NO_DATA
+
+
+def test_few_requests_are_inconclusive() -> None:
+    spec = analysis(LATENCY)
+    assert verdicts(spec, run(spec, [window(1, served(50))]))[0].verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_window_counts_once() -> None:
+    spec = analysis(LATENCY, ERRORS)
+    once = run(spec, [window(1, served(50))])
+    assert judge(spec, once, window(1, served(50)), "s") is once
+
+
+def test_an_edited_limit_starts_its_evidence_again() -> None:
+    slow = [window(i, served(50, mean_ms=400)) for i in range(1, 9)]
+    evidence = run(analysis(LATENCY), slow)
+    edited = analysis(Gate("latency", LatencyGate(timedelta(seconds=1)), dry_run=False))
+    assert verdicts(edited, evidence)[0].verdict is Verdict.NO_DATA
+
+
+def test_dry_run_gate_has_no_consequence() -> None:
+    spec = analysis(Gate("latency", LATENCY.rule, dry_run=True), ERRORS)
+    gates = verdicts(spec, run(spec, [window(i, served(50, mean_ms=400), served(400)) for i in range(1, 9)]))
+    assert gates[0].verdict is Verdict.FAIL
+    assert overall(gates) is Verdict.PASS
+
+
+def test_canaries_at_the_limit_are_failed_with_at_most_the_stated_probability() -> None:
+    rng = random.Random(7)
+    failed = 0
+    for _ in range(400):
+        mean, rate = NO_MEAN_EVIDENCE, NO_RATE_EVIDENCE
+        worst = 0.0
+        for _ in range(60):
+            mean = bet_on_mean(mean, rng.expovariate(1 / 0.12), 0.12)
+            rate = bet_on_rate(rate, sum(rng.random() < 0.02 for _ in range(20)), 20, 0.02)
+            worst = max(worst, log_evidence(mean), log_evidence(rate))
+        failed += worst >= math.log(2 / 0.05)
+    assert failed <= 400 * 0.05
+
+
+def test_counters_are_subtracted_per_pod_and_survive_resets() -> None:
+    at_start = {
+        ("c", "kept"): Counters(requests=100),
+        ("c", "restarted"): Counters(requests=80),
+        ("c", "gone"): Counters(50),
+    }
+    at_end = {
+        ("c", "kept"): Counters(requests=130),
+        ("c", "restarted"): Counters(requests=7),
+        ("c", "new"): Counters(requests=5),
+    }
+    assert subtract(START, at_start, START, at_end).of("c").requests == 30 + 7 + 5
+    assert subtract(START, at_start, START, at_end).of("other") == Counters()
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_impossible_observations_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="non-negative"):
+        bet_on_mean(NO_MEAN_EVIDENCE, value, 0.1)
