@@ -1,0 +1,130 @@
+"""etcd, API server, controller manager and scheduler, without a node: what integration tests need of a cluster.
+
+With KUBEBUILDER_ASSETS set, etcd, kube-apiserver and kubectl are taken from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.cluster.binaries import ClusterError, hyperkube
+from tests.cluster.pki import Pki
+from tests.cluster.processes import Processes
+
+SERVICE_RANGE = "198.19.0.0/16"
+SERVICE_ADDRESS = "198.19.0.1"
+POD_RANGE = "198.18.0.0/16"
+
+
+class ControlPlane:
+    """A control plane in `folder`; a context manager. `address` is where nodes and pods reach it."""
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1", port: int | None = None) -> None:
+        self.folder, self.address = folder, address
+        self.port = port or _free_port()
+        self.processes = Processes(folder / "run")
+        self.kubeconfig = folder / "kubeconfig"
+
+    def __enter__(self) -> ControlPlane:
+        try:
+            self.start()
+        except BaseException:
+            self.processes.stop_all()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.processes.stop_all()
+
+    @property
+    def url(self) -> str:
+        """The API server's address."""
+        return f"https://{self.address}:{self.port}"
+
+    def start(self) -> None:
+        """Starts everything and waits until it is ready. Raises ClusterError."""
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)
+        self.pki = Pki(self.folder / "pki", [self.address, "127.0.0.1", SERVICE_ADDRESS])
+        self.pki.kubeconfig(self.kubeconfig, self.url)
+        etcd = f"http://127.0.0.1:{_free_port()}"
+        peer = f"http://127.0.0.1:{_free_port()}"
+        self.processes.start("etcd", [
+            *program("etcd"), f"--data-dir={self.folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=warn",
+            f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",
+            f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}",
+        ])  # fmt: skip
+        self._start_apiserver(etcd)
+        self.processes.wait("kube-apiserver", self.ready, 90)
+        common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0"]
+        self.processes.start("kube-controller-manager", [
+            *program("kube-controller-manager"), *common, "--use-service-account-credentials",
+            f"--service-account-private-key-file={self.pki.folder / 'service-accounts.key'}",
+            f"--root-ca-file={self.pki.ca}", f"--cluster-cidr={POD_RANGE}", "--node-monitor-grace-period=10h",
+        ])  # fmt: skip
+        self.processes.start("kube-scheduler", [*program("kube-scheduler"), *common])
+        self.processes.wait("kube-controller-manager", self._has_default_account, 60)
+
+    def ready(self) -> bool:
+        """Does the API server say that it is ready?"""
+        context = ssl.create_default_context(cafile=str(self.pki.ca))
+        context.load_cert_chain(self.pki.folder / "admin.crt", self.pki.folder / "admin.key")
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", context=context, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kubectl(
+        self, *arguments: str, stdin: str | None = None, deadline_seconds: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs kubectl as the admin; the caller looks at the exit code."""
+        command = [str(each) for each in (*program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments)]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=deadline_seconds)
+
+    def _has_default_account(self) -> bool:
+        return self.kubectl("get", "serviceaccount", "default").returncode == 0
+
+    def _start_apiserver(self, etcd: str) -> None:
+        keys = self.pki.folder
+        self.processes.start("kube-apiserver", [
+            *program("kube-apiserver"), f"--etcd-servers={etcd}", "--authorization-mode=Node,RBAC", "--allow-privileged",
+            "--bind-address=0.0.0.0", f"--secure-port={self.port}",
+            *([] if self.address.startswith("127.") else [f"--advertise-address={self.address}"]),
+            *(["--endpoint-reconciler-type=none"] if self.address.startswith("127.") else []),
+            f"--tls-cert-file={keys / 'apiserver.crt'}", f"--tls-private-key-file={keys / 'apiserver.key'}",
+            f"--client-ca-file={keys / 'ca.crt'}", f"--service-cluster-ip-range={SERVICE_RANGE}",
+            f"--kubelet-client-certificate={keys / 'admin.crt'}", f"--kubelet-client-key={keys / 'admin.key'}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={keys / 'service-accounts.pub'}",
+            f"--service-account-signing-key-file={keys / 'service-accounts.key'}",
+        ])  # fmt: skip
+
+
+def program(name: str) -> Sequence[str | Path]:
+    """The command that runs a program: from KUBEBUILDER_ASSETS where it is there, else from our one binary."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets and (Path(assets) / name).exists():
+        return [Path(assets) / name]
+    return [hyperkube(), name]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: Any = probe.getsockname()[1]
+    return int(port)
+
+
+__all__ = ["ClusterError", "ControlPlane", "program"]

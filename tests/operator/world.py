@@ -1,0 +1,199 @@
+"""A cluster, a registry and a verify Job in memory, at the border of the plan: actions change it, `observed` shows it.
+
+Pods become ready one tick after they were asked for and are gone one tick after they were dropped, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serinus_contract.verification import Check, VerifyReport
+from serinus_operator.gates.judge import GateVerdict, Verdict
+from serinus_operator.rollout.capacity import Side
+from serinus_operator.rollout.model import (
+    Action,
+    AnalysisResult,
+    ApplyServing,
+    Command,
+    CreateDeployment,
+    CreateVerifyJob,
+    DeleteDeployment,
+    DeleteVerifyJob,
+    JobState,
+    Observed,
+    Plan,
+    RegistryIntent,
+    Resolution,
+    Resolved,
+    Scale,
+    Status,
+    SyncRegistry,
+    VerifyJob,
+    Workload,
+)
+from serinus_operator.rollout.plan import plan
+from serinus_operator.spec import Spec, parse_spec
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+CRD = Path(__file__).parents[2] / "crds" / "modelreleases.yaml"
+
+
+def defaulted(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec as the API server would store it: defaults from the CRD's own schema."""
+    schema = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    filled: dict[str, Any] = _fill(schema, spec)
+    return filled
+
+
+def _fill(schema: dict[str, Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        filled = dict(value)
+        for name, field_schema in schema.get("properties", {}).items():
+            if name not in filled and "default" in field_schema:
+                filled[name] = field_schema["default"]
+            if name in filled:
+                filled[name] = _fill(field_schema, filled[name])
+        return filled
+    if isinstance(value, list):
+        return [_fill(schema["items"], item) for item in value]
+    return value
+
+
+def spec(**changes: Any) -> Spec:
+    base = {
+        "model": {"name": "m", "alias": "challenger"},
+        "replicas": 4,
+        "strategy": {
+            "steps": [
+                {"verify": {}},
+                {"setWeight": 25},
+                {"analysis": {"duration": "1m"}},
+                {"setWeight": 50},
+                {"pause": {"duration": "1m"}},
+            ]
+        },
+        "registry": {
+            "onCanary": {"alias": "canary", "stage": "Staging"},
+            "onPromote": {"alias": "champion", "stage": "Production", "archivePrevious": True},
+            "onRollback": {"tag": {"serinus.rolled-back": "{{ reason }}"}},
+        },
+    }
+    return parse_spec(defaulted(base | changes))
+
+
+def report(digest: str, *, passed: bool = True) -> VerifyReport:
+    check = Check(
+        "neighbours",
+        passed,
+        "top-10 neighbour overlap 0.95" if passed else "top-10 neighbour overlap 0.69, 0.80 needed",
+    )
+    return VerifyReport((check,), {}, "1", digest, "space")
+
+
+@dataclass
+class World:
+    spec: Spec = field(default_factory=spec)
+    status: Status = field(default_factory=Status)
+    now: datetime = START
+    resolution: Resolution = field(default_factory=lambda: Resolved("1", "digest-1", "space-1"))
+    sides: dict[str, Side] = field(default_factory=dict)
+    jobs: dict[str, VerifyJob] = field(default_factory=dict)
+    registry: RegistryIntent = field(default_factory=RegistryIntent)
+    serving: ApplyServing | None = None
+    command: Command | None = None
+    verdict: Verdict = Verdict.PASS
+    verify_passes: bool = True
+    stuck: set[str] = field(default_factory=set)  # revisions whose pods never become ready
+    weights: list[int] = field(default_factory=list)
+    fewest_ready: int = 10**9
+    last: Plan | None = None
+
+    def observed(self) -> Observed:
+        problem = ("InsufficientGPU", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
+        return Observed(
+            generation=1,
+            resolution=self.resolution,
+            workloads={rev: Workload(side, problem if rev in self.stuck else None) for rev, side in self.sides.items()},
+            verify_jobs=dict(self.jobs),
+            serving=self.serving,
+            registry_synced=self.registry.then(self.status.registry) == self.registry,
+            command=self.command,
+        )
+
+    def analysis(self) -> AnalysisResult:
+        if self.status.canary is None or self.status.stable is None:
+            return AnalysisResult()
+        message = f"latency: canary judged {self.verdict}"
+        return AnalysisResult(self.verdict, (GateVerdict("latency", self.verdict, 500, 1.0, 20.0, message),))
+
+    def decide(self) -> Plan:
+        return plan(self.spec, self.status, self.observed(), self.analysis(), self.now, "team/release")
+
+    def tick(self, seconds: float = 5) -> Plan:
+        """One reconcile: everything in the plan is done and stored, then the cluster and the clock move on."""
+        decided = self.last = self.decide()
+        for action in decided.actions:
+            self.do(action)
+        self.status = decided.status
+        if self.status.weight.desired not in self.weights[-1:]:
+            self.weights.append(self.status.weight.desired)
+        self.settle()
+        self.now += timedelta(seconds=seconds)
+        return decided
+
+    def run(self, ticks: int = 60) -> World:
+        for _ in range(ticks):
+            self.tick()
+        return self
+
+    def do(self, action: Action) -> None:
+        match action:
+            case ApplyServing():
+                self.serving = action
+            case CreateDeployment(revision, replicas):
+                self.sides.setdefault(revision.revision, Side(replicas, 0, replicas))
+            case Scale(revision, replicas):
+                side = self.sides[revision]
+                ready = min(side.ready, replicas)
+                self.sides[revision] = Side(replicas, ready, max(side.pods, replicas))
+            case DeleteDeployment(revision):
+                self.sides.pop(revision, None)
+            case CreateVerifyJob(revision):
+                self.jobs.setdefault(revision.revision, VerifyJob(revision.revision, JobState.RUNNING))
+                self.digest_of_job = revision.digest
+            case DeleteVerifyJob(revision):
+                self.jobs.pop(revision, None)
+            case SyncRegistry(intent):
+                self.registry = self.registry.then(intent)
+        ready = sum(side.ready for side in self.sides.values())
+        if self.status.stable is not None and self.status.stable.ready == self.spec.replicas:
+            self.fewest_ready = min(self.fewest_ready, ready)
+
+    def settle(self) -> None:
+        for revision, side in self.sides.items():
+            ready = side.ready if revision in self.stuck else side.replicas
+            self.sides[revision] = Side(side.replicas, ready, side.replicas)
+        for revision, job in self.jobs.items():
+            if job.state is JobState.RUNNING:
+                verdict = report(self.digest_of_job, passed=self.verify_passes)
+                self.jobs[revision] = replace(job, state=JobState.FINISHED, report=verdict)
+
+
+def released() -> World:
+    """A world at rest with model version 1 stable."""
+    world = World().run(20)
+    assert world.status.stable is not None
+    world.weights.clear()
+    return world
+
+
+def challenged() -> World:
+    """Version 1 is stable and the alias has just moved to version 2."""
+    world = released()
+    world.resolution = Resolved("2", "digest-2", "space-2")
+    return world
