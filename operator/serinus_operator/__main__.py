@@ -7,27 +7,24 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 
 import kopf
 import prometheus_client
-from kubernetes.aio.leaderelection.electionconfig import Config
-from kubernetes.aio.leaderelection.leaderelection import LeaderElection
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
 from serinus_operator import handlers
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, SerinusError
 from serinus_operator.kube import connect
+from serinus_operator.lease import Lease
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.reconcile import Reconciler, Surroundings
 from serinus_operator.registry import Registry
 from serinus_operator.settings import Settings, read_settings
 from serinus_operator.work_queue import WorkQueue
 
-_LEASE_SECONDS = 15
 _WORKERS = 8
-_METRICS_PORT = 8080
 _RECONCILES = prometheus_client.Counter("serinus_operator_reconciles", "Reconciles by outcome", ["outcome"])
 
 log = logging.getLogger("serinus_operator")
@@ -50,39 +47,56 @@ def main() -> None:
 
 async def run(settings: Settings) -> int:
     """Leads until a signal (returns 0) or until the Lease is lost (returns 1); a new process is then the cleanest start."""
-    prometheus_client.start_http_server(_METRICS_PORT)
+    prometheus_client.start_http_server(settings.metrics_port)
     kube = await connect(settings.call_timeout_seconds)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    lost = asyncio.Event()
-
-    async def lead() -> None:
-        await _lead(
-            settings,
-            Surroundings(
-                kube,
-                Cache(),
-                {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()},
-                Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
-                settings,
-                lambda: datetime.now(UTC),  # noqa: TID251 - this is the border where time comes in
-            ),
-        )
-
-    async def step_down() -> None:
-        lost.set()
-
-    lock = LeaseLock("serinus-operator", settings.own_namespace, settings.identity, kube.api)
-    election = LeaderElection(Config(lock, _LEASE_SECONDS, 10, 2, onstarted_leading=lead, onstopped_leading=step_down))
-    waits = [asyncio.create_task(wait) for wait in (election.run(), stop.wait(), lost.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for task in waits:
+    lease = Lease(kube, settings.own_namespace, "serinus-operator", settings.identity, _now)
+    around = Surroundings(
+        kube,
+        Cache(),
+        {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()},
+        Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
+        settings,
+        _now,
+    )
+    tasks = [asyncio.create_task(task) for task in (stop.wait(), _hold(lease, _lead(settings, around)))]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*waits, return_exceptions=True)
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            log.error("the operator cannot go on", exc_info=outcome)
+    if stop.is_set():
+        await lease.release()
     await kube.api.close()
     return 0 if stop.is_set() else 1
+
+
+async def _hold(lease: Lease, work: Coroutine[None, None, None]) -> None:
+    """Works for as long as the Lease is held. Returns when it is lost, raises what the work raised."""
+    try:
+        await lease.acquire()
+    except BaseException:
+        work.close()
+        raise
+    tasks = [asyncio.create_task(lease.renew()), asyncio.create_task(work)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        log.error("the Lease is lost; a new process is the cleanest start")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _now() -> datetime:
+    """The border where time comes in."""
+    return datetime.now(UTC)  # noqa: TID251
 
 
 async def _lead(settings: Settings, around: Surroundings) -> None:
@@ -105,14 +119,10 @@ async def _lead(settings: Settings, around: Surroundings) -> None:
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(watching)
-            for _ in range(_WORKERS):
-                group.create_task(queue.work(reconcile, _report))
-    except* Exception:
-        log.exception("the operator cannot go on")
-        os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(watching)
+        for _ in range(_WORKERS):
+            group.create_task(queue.work(reconcile, _report))
 
 
 def _report(key: Key, error: Exception) -> None:

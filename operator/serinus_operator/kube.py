@@ -23,6 +23,7 @@ _PREFIXES: Final = {
     "Pod": ("/api/v1", "pods"),
     "Service": ("/api/v1", "services"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
     "Event": ("/api/v1", "events"),
     "ModelRelease": (f"/apis/{GROUP}/{API_VERSION}", PLURAL),
 }
@@ -63,6 +64,11 @@ class Kube:
             await self._call("DELETE", _path(kind, namespace, name), body={"propagationPolicy": "Background"})
         except NotFound:
             return
+
+    async def replace(self, thing: JSON) -> JSON:
+        """Writes an object whole. Raises Conflict when it is not the newest."""
+        metadata = thing["metadata"]
+        return await self._call("PUT", _path(thing["kind"], metadata["namespace"], metadata["name"]), body=thing)
 
     async def replace_status(self, release: JSON) -> JSON:
         """Writes the status subresource. Raises Conflict when `release` is not the newest."""

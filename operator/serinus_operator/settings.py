@@ -32,6 +32,7 @@ class Settings:
     scrape_lag: timedelta = timedelta(seconds=10)
     registry_poll: timedelta = timedelta(seconds=5)
     call_timeout_seconds: float = 15.0
+    metrics_port: int = 8080
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -44,8 +45,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         namespaces=tuple(name for name in environment.get("SERINUS_NAMESPACES", "").split(",") if name),
         own_namespace=environment.get("POD_NAMESPACE", "default"),
         identity=environment.get("POD_NAME", "serinus-operator"),
-        scrape_lag=timedelta(seconds=_seconds(environment, "SERINUS_SCRAPE_LAG_SECONDS", 10)),
-        registry_poll=timedelta(seconds=_seconds(environment, "SERINUS_REGISTRY_POLL_SECONDS", 5)),
+        scrape_lag=timedelta(seconds=_number(environment, "SERINUS_SCRAPE_LAG_SECONDS", 10)),
+        registry_poll=timedelta(seconds=_number(environment, "SERINUS_REGISTRY_POLL_SECONDS", 5)),
+        metrics_port=int(_number(environment, "SERINUS_METRICS_PORT", 8080)),
     )
 
 
@@ -55,11 +57,11 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     return environment[name]
 
 
-def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
     try:
         return float(environment.get(name, default))
     except ValueError:
-        raise ValueError(f"{name} is a number of seconds, not {environment[name]!r}") from None
+        raise ValueError(f"{name} is a number, not {environment[name]!r}") from None
 
 
 def _registries(environment: Mapping[str, str]) -> dict[str, RegistrySettings]:

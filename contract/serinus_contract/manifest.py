@@ -1,0 +1,63 @@
+"""The manifest of a packaged model: which files belong to it, with their SHA-256, and what its vectors are.
+
+Written by `serinus-server register` as `serinus/manifest.json`; read by the server and the verify Job. The digest names all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+PATH: Final = "serinus/manifest.json"
+PROFILE_PATH: Final = "serinus/profile.json"
+PROBES_PATH: Final = "serinus/probes.json"
+VECTORS_PATH: Final = "serinus/vectors.safetensors"
+ONNX_PATH: Final = "onnx/model.onnx"
+SCHEMA: Final = 1
+
+
+class MalformedManifest(ValueError):
+    """Not a manifest, or one that points outside its folder; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`pooling` is mean, cls or lasttoken; `max_tokens` counts special tokens; `files` maps relative paths to SHA-256 in hex."""
+
+    space: str
+    dim: int
+    max_tokens: int
+    pooling: str
+    normalize: bool
+    files: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything in the manifest, hence over every file."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no white space."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Reads what `to_json` wrote. Raises MalformedManifest, also for a path that leaves the model's folder."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data.pop("schema") != SCHEMA:
+                raise MalformedManifest(f"the manifest's schema is not {SCHEMA}")
+            manifest = cls(**data)
+            for path in manifest.files:
+                pure = PurePosixPath(path)
+                if pure.is_absolute() or ".." in pure.parts or "\\" in path:
+                    raise MalformedManifest(f"the manifest names {path!r}, which is outside the model's folder")
+        except MalformedManifest:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MalformedManifest(f"not a manifest: {type(error).__name__}: {error}") from error
+        return manifest

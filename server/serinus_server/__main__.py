@@ -1,0 +1,123 @@
+"""`serinus-server`: serve, register, verify. Heavy imports stay inside the command that needs them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from serinus_server.errors import ServerError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """The embedding server of Serinus, and the tools that package and verify its models."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+@cli.command()
+def serve() -> None:
+    """Serve the model that MLFLOW_MODEL_URI names, on port 8001.
+
+    MLFLOW_MODEL_URI is models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/STAGE, or a folder that `register` packaged.
+    """
+    from serinus_server.serving import serve as run
+    from serinus_server.settings import Settings
+
+    run(Settings())  # type: ignore[call-arg]
+
+
+@cli.command()
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path), default="/dev/termination-log", show_default=True
+)
+@click.option(
+    "--least-overlap",
+    type=click.FloatRange(0, 1),
+    default=0.80,
+    show_default=True,
+    help="Top-10 neighbours shared with stable.",
+)
+def verify(report: Path, least_overlap: float) -> None:
+    """Judge the model that MLFLOW_MODEL_URI names before it meets users.
+
+    Compares with the model version in SERINUS_VERIFY_AGAINST, when set. Writes one JSON line to --report. Exit status: 0 passed, 1 failed,
+    2 could not judge.
+    """
+    from serinus_server.settings import Settings
+    from serinus_server.verify import verify as judge
+    from serinus_server.verify import write_report
+
+    verdict = judge(Settings(), least_overlap=least_overlap)  # type: ignore[call-arg]
+    for check in verdict.checks:
+        click.echo(f"{'pass' if check.passed else 'FAIL'}  {check.message}")
+    for name, value in verdict.measured.items():
+        click.echo(f"      {name} {value}")
+    write_report(verdict, report)
+    sys.exit(0 if verdict.passed else 1)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Registered model; made when it does not exist.")
+@click.option("--alias", help="Alias to move to the new version, last of all.")
+@click.option(
+    "--stage", type=click.Choice(["Staging", "Production", "Archived"]), help="Stage to give the new version."
+)
+@click.option(
+    "--reference", type=click.Path(exists=True, path_type=Path), help="JSON lines: texts of your traffic's domain."
+)
+@click.option(
+    "--probes", type=click.Path(exists=True, path_type=Path), help="JSON lines: golden probes beside the built-in ones."
+)
+@click.option(
+    "--tracking-uri", envvar="MLFLOW_TRACKING_URI", required=True, show_envvar=True, help="The MLflow server."
+)
+def register(path: Path, name: str, alias: str | None, stage: str | None, reference: Path | None, probes: Path | None,
+             tracking_uri: str) -> None:  # fmt: skip
+    """Package the sentence-transformers model in PATH and register it as a new version.
+
+    Registers safetensors, tokenizer, configuration, an ONNX export, golden probes and the reference profile; nothing that runs code.
+    """
+    from serinus_server import register as registration
+
+    def progress(text: str) -> None:
+        click.echo(f"  {text}", err=True)
+
+    references = registration.read_texts(reference) if reference else []
+    if not references:
+        progress("no --reference texts: confidence, its limit and its alert are off for this version")
+    all_probes = registration.built_in_probes() + (registration.read_texts(probes) if probes else [])
+    with tempfile.TemporaryDirectory(prefix="serinus-") as folder:
+        package = Path(folder) / "model"
+        registration.package(path, package, references, all_probes, progress)
+        done = registration.register(
+            package, name, tracking_uri, {"source": path.name}, progress, alias=alias, stage=stage
+        )
+    click.echo(f"{done.name} version {done.version} space {done.space} digest {done.digest}")
+
+
+def main() -> None:
+    """Runs the command line; what the server raises on purpose becomes one sentence and exit status 2."""
+    try:
+        cli(prog_name="serinus-server")
+    except ServerError as error:
+        raise SystemExit(_refuse(str(error))) from error
+    except ValidationError as error:
+        missing = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise SystemExit(_refuse(missing)) from error
+    except ValueError as error:
+        raise SystemExit(_refuse(str(error))) from error
+
+
+def _refuse(message: str) -> int:
+    click.echo(f"serinus-server: {message}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

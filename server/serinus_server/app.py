@@ -1,0 +1,141 @@
+"""The HTTP surface. The two hot routes are Starlette routes with orjson; the rest is plain FastAPI."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from serinus_contract.names import MODEL_VERSION_HEADER, SPACE_HEADER
+from serinus_server.batching import Batcher
+from serinus_server.edge import Edge, EdgeState
+from serinus_server.encoders import Encoder, Vectors
+from serinus_server.errors import OtherSpace
+from serinus_server.loading import Model
+from serinus_server.package import Reference
+from serinus_server.schemas import DOCS, EmbeddingRequest, parse_openai, parse_predict
+from serinus_server.settings import Settings
+from serinus_server.telemetry import Telemetry
+
+
+def build(settings: Settings, model: Model, encoder: Encoder, reference: Reference, state: EdgeState) -> ASGIApp:
+    """The whole server for a model that has been loaded."""
+    telemetry = Telemetry()
+    space = model.manifest.space
+    telemetry.model_info.labels(model.name, model.version, space, model.manifest.digest, encoder.backend).set(1)
+    batcher = Batcher(
+        encoder, telemetry, max_batch_tokens=settings.max_batch_tokens, queue_tokens=settings.queue_tokens
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        batcher.start()
+        await batcher.encode(list(reference.probes[:8]))  # warm: the first request is not the one that pays
+        yield
+        await batcher.stop()
+
+    app = FastAPI(title="Serinus embedding server", lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    async def encode(request: Request, asked: EmbeddingRequest) -> tuple[Vectors, list[float] | None, int]:
+        pinned = request.headers.get(SPACE_HEADER)
+        if pinned is not None and pinned != space:
+            raise OtherSpace(f"space {pinned} is not served here; this is space {space}")
+        vectors, tokens = await batcher.encode(asked.texts)
+        confidence = None
+        if reference.profile is not None:
+            confidence = [float(value) for value in reference.profile.confidence(vectors)]
+            for value in confidence:
+                telemetry.confidence.observe(value)
+        return vectors, confidence, tokens
+
+    async def predict(request: Request) -> Response:
+        vectors, confidence, _ = await encode(request, parse_predict(await request.body(), settings))
+        served = {"name": model.name, "version": model.version, "space": space}
+        answer = {
+            "embeddings": vectors,
+            "confidence": confidence,
+            "model": served,
+            "request_id": request.state.request_id,
+        }
+        return _json(answer)
+
+    async def embeddings(request: Request) -> Response:
+        asked = parse_openai(await request.body(), settings, encoder.dim)
+        vectors, _, tokens = await encode(request, asked)
+        form: Callable[[np.ndarray], Any] = _base64 if asked.base64 else lambda vector: vector
+        data = [
+            {"object": "embedding", "index": index, "embedding": form(vector)} for index, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return _json({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+    app.add_route("/predict", predict, methods=["POST"])
+    app.add_route("/v1/embeddings", embeddings, methods=["POST"])
+    _add_information(app, model, encoder, telemetry, lambda: batcher.alive and not state.draining)
+    headers = {MODEL_VERSION_HEADER: model.version, SPACE_HEADER: space}
+    return Edge(app, settings, telemetry, state, headers)
+
+
+def _add_information(
+    app: FastAPI, model: Model, encoder: Encoder, telemetry: Telemetry, ready: Callable[[], bool]
+) -> None:
+    @app.get("/livez")
+    async def livez() -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    @app.get("/ready")
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        return JSONResponse({"ready": ready(), "model": model.name, "version": model.version}, 200 if ready() else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": model.name, "object": "model", "owned_by": "serinus"}]}
+
+    @app.get("/info")
+    async def info() -> dict[str, Any]:
+        manifest = model.manifest
+        return {
+            "model": {"name": model.name, "version": model.version, "space": manifest.space, "digest": manifest.digest},
+            "dim": manifest.dim,
+            "max_tokens": manifest.max_tokens,
+            "pooling": manifest.pooling,
+            "backend": encoder.backend,
+        }
+
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = plain()
+        for route, docs in DOCS.items():
+            schema["paths"][route] = {
+                "post": {
+                    "summary": f"Embeddings of texts ({route})",
+                    **docs,
+                    "responses": {"200": {"description": "vectors"}},
+                }
+            }
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _json(answer: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def _base64(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

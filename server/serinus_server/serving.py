@@ -1,0 +1,65 @@
+"""The process that serves: load, warm up, answer, and on SIGTERM drain. uvicorn does the HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from socket import socket
+from types import FrameType
+
+import uvicorn
+
+from serinus_server.app import build
+from serinus_server.edge import EdgeState
+from serinus_server.encoders.onnx import OnnxEncoder
+from serinus_server.loading import fetch
+from serinus_server.package import read_reference
+from serinus_server.settings import Settings
+
+_LONGEST_REQUEST_SECONDS = 30
+
+log = logging.getLogger("serinus_server")
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal goes unready and serves on for `drain_seconds`, then shuts down gracefully; the second one ends it now."""
+
+    def __init__(self, config: uvicorn.Config, state: EdgeState, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._state, self._drain_seconds = state, drain_seconds
+        self._drain: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Remembers the loop that the drain is timed on."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if self._state.draining or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        self._state.draining = True
+        log.info("draining for %.0f s", self._drain_seconds)
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, super().handle_exit, sig, None)
+
+
+def serve(settings: Settings) -> None:
+    """Serves until a signal. Raises ModelUnavailable, UnsafeModel when there is nothing to serve."""
+    model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
+    log.info("serving %s version %s, space %s", model.name, model.version, model.manifest.space)
+    encoder = OnnxEncoder(model.folder, model.manifest, settings.threads)
+    state = EdgeState()
+    app = build(settings, model, encoder, read_reference(model.folder), state)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_LONGEST_REQUEST_SECONDS,
+        timeout_keep_alive=75,
+        server_header=False,
+    )
+    DrainingServer(config, state, settings.drain_seconds).run()

@@ -1,0 +1,47 @@
+"""The server's settings, parsed once from the environment, frozen, passed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serinus_contract import names
+
+
+class Settings(BaseSettings):
+    """What an administrator or the operator chooses. Every limit is on by default."""
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+
+    model_uri: str = Field(
+        alias=names.MODEL_URI_ENV,
+        description="models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/STAGE or a folder",
+    )
+    tracking_uri: str | None = Field(
+        default=None, alias=names.TRACKING_URI_ENV, description="MLflow server of a models:/ URI"
+    )
+    digest: str | None = Field(default=None, alias=names.DIGEST_ENV, description="digest that the model must have")
+    verify_against: str | None = Field(
+        default=None, alias=names.VERIFY_AGAINST_ENV, description="stable model version to compare with"
+    )
+    release: str = Field(default="", alias=names.RELEASE_ENV)
+    revision: str = Field(default="", alias=names.REVISION_ENV)
+    drain_seconds: float = Field(
+        default=15.0, ge=0, alias=names.DRAIN_SECONDS_ENV, description="how long SIGTERM goes on serving"
+    )
+    model_folder: Path = Field(default=Path("/tmp/model"), alias="SERINUS_MODEL_DIR")  # noqa: S108 - the pod's own emptyDir
+    host: str = Field(default="0.0.0.0", alias="SERINUS_HOST")  # noqa: S104 - a pod serves its network
+    port: int = Field(default=names.HTTP_PORT, alias="SERINUS_PORT")
+    threads: int = Field(
+        default=0, ge=0, alias="SERINUS_THREADS", description="threads of one forward pass; 0: as many as cores"
+    )
+    max_text_characters: int = Field(default=32_768, gt=0, alias="SERINUS_MAX_TEXT_CHARACTERS")
+    max_texts: int = Field(default=256, gt=0, alias="SERINUS_MAX_TEXTS", description="texts of one request")
+    max_body_bytes: int = Field(default=2 * 1024 * 1024, gt=0, alias="SERINUS_MAX_BODY_BYTES")
+    max_batch_tokens: int = Field(default=16_384, gt=0, alias="SERINUS_MAX_BATCH_TOKENS")
+    queue_tokens: int = Field(
+        default=262_144, gt=0, alias="SERINUS_QUEUE_TOKENS", description="admitted tokens; beyond them 429"
+    )
+    connection_age_seconds: float = Field(default=60.0, gt=0, alias="SERINUS_CONNECTION_AGE_SECONDS")
