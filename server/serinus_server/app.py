@@ -17,9 +17,9 @@ from starlette.types import ASGIApp
 
 from serinus_contract.names import MODEL_VERSION_HEADER, SPACE_HEADER
 from serinus_server.batching import Batcher
-from serinus_server.edge import Edge, EdgeState
+from serinus_server.edge import Edge, EdgeState, answer_error
 from serinus_server.encoders import Encoder, Vectors
-from serinus_server.errors import OtherSpace
+from serinus_server.errors import OtherSpace, ServerError
 from serinus_server.loading import Model
 from serinus_server.package import Reference
 from serinus_server.schemas import DOCS, EmbeddingRequest, parse_openai, parse_predict
@@ -44,6 +44,7 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
         await batcher.stop()
 
     app = FastAPI(title="Serinus embedding server", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_exception_handler(ServerError, answer_error)
 
     async def encode(request: Request, asked: EmbeddingRequest) -> tuple[Vectors, list[float] | None, int]:
         pinned = request.headers.get(SPACE_HEADER)

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serinus_contract.names import REQUEST_ID_HEADER
-from serinus_server.errors import STATUS, Overloaded, ServerError, TooLarge
+from serinus_server.errors import STATUS, Overloaded, TooLarge
 from serinus_server.settings import Settings
 from serinus_server.telemetry import HOT_ROUTES, Telemetry
 
@@ -67,12 +69,8 @@ class Edge:
 
         try:
             await self._app(scope, self._bounded(scope, receive), send_with_headers)
-        except ServerError as error:
-            await _answer(error, *STATUS[type(error)], send_with_headers)
-        except Exception:  # every accepted request gets an answer; the fault is logged with its request
+        except Exception:  # Starlette has answered 500 by now; the fault is logged with its request
             log.exception("request %s failed", request_id)
-            if status == 0:
-                await _answer(ServerError("internal error"), 500, "internal", send_with_headers)
         if scope["path"] in HOT_ROUTES and status:
             self._telemetry.requests.labels(scope["path"], str(status)).inc()
             if status < 300:
@@ -115,13 +113,11 @@ class Edge:
         return True
 
 
-async def _answer(error: ServerError, status: int, code: str, send: Send) -> None:
-    body = orjson.dumps({"error": {"code": code, "message": str(error)}})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if isinstance(error, Overloaded):
-        headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def answer_error(_: Request, error: Exception) -> Response:
+    """What the server raises on purpose, as its status and a JSON body."""
+    status, code = STATUS[type(error)]  # type: ignore[index]
+    headers = {"retry-after": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else {}
+    return Response(orjson.dumps({"error": {"code": code, "message": str(error)}}), status, headers, "application/json")
 
 
 def _request_id(scope: Scope) -> str:

@@ -27,7 +27,6 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, state: EdgeState, drain_seconds: float) -> None:
         super().__init__(config)
         self._state, self._drain_seconds = state, drain_seconds
-        self._drain: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -42,7 +41,11 @@ class DrainingServer(uvicorn.Server):
             return
         self._state.draining = True
         log.info("draining for %.0f s", self._drain_seconds)
-        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, super().handle_exit, sig, None)
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self._end)
+
+    def _end(self) -> None:
+        """The drain is over: a graceful end, with exit status 0 (uvicorn would raise a captured signal again)."""
+        self.should_exit = True
 
 
 def serve(settings: Settings) -> None:

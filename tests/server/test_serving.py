@@ -1,0 +1,321 @@
+"""A real server process with the real model."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tests.server.conftest import Served, package, root, start, stop
+
+from serinus_contract import manifest as contract
+from serinus_contract.manifest import Manifest
+from serinus_contract.verification import VerifyReport
+from serinus_server.errors import ModelUnavailable, UnsafeModel
+from serinus_server.loading import fetch
+
+pytestmark = pytest.mark.model
+
+
+def predict(served: Served, inputs: Any, **headers: str) -> httpx.Response:
+    return httpx.post(f"{served.url}/predict", json={"inputs": inputs}, headers=headers, timeout=30)
+
+
+def test_predict_returns_embeddings_confidence_and_model_version(served: Served, packaged: Path) -> None:
+    manifest = Manifest.from_json((packaged / contract.PATH).read_text())
+    answer = predict(
+        served, ["An assert statement is a convenient way to insert debugging assertions.", "Boil the potatoes."]
+    )
+    assert answer.status_code == 200
+    body = answer.json()
+    vectors = np.array(body["embeddings"])
+    assert vectors.shape == (2, 384)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    assert body["confidence"][0] > 0.75 > body["confidence"][1]
+    assert body["model"]["version"] == "folder"
+    assert answer.headers["x-embedding-space"] == manifest.space
+    assert answer.headers["x-request-id"] == body["request_id"]
+    assert predict(served, "one text", **{"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_vectors_are_those_of_sentence_transformers(
+    served: Served, minilm: Path, corpus: list[str], tmp_path: Path
+) -> None:
+    texts = [*corpus[:199], "ß" * 3000]
+    code = (
+        "import sys, json, numpy as np; from sentence_transformers import SentenceTransformer;"
+        "m = SentenceTransformer(sys.argv[1], device='cpu');"
+        "np.save(sys.argv[2], m.encode(json.load(sys.stdin), show_progress_bar=False))"
+    )
+    expected = tmp_path / "expected.npy"
+    command = [sys.executable, "-c", code, str(minilm), str(expected)]
+    subprocess.run(command, input=json.dumps(texts), text=True, check=True, timeout=200, capture_output=True)
+    ours = np.array(predict(served, texts).json()["embeddings"])
+    cosine = (ours * np.load(expected)).sum(axis=1)
+    assert cosine.min() >= 0.999
+
+
+def test_openai_clients_get_floats_and_base64(served: Served) -> None:
+    def ask(**extra: Any) -> httpx.Response:
+        return httpx.post(f"{served.url}/v1/embeddings", json={"input": ["a text"], "model": "m", **extra}, timeout=30)
+
+    floats = np.array(ask().json()["data"][0]["embedding"], dtype=np.float32)
+    packed = np.frombuffer(base64.b64decode(ask(encoding_format="base64").json()["data"][0]["embedding"]), dtype="<f4")
+    assert np.allclose(floats, packed, atol=1e-6)
+    assert ask().json()["usage"]["total_tokens"] > 0
+    assert ask(dimensions=128).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        (b"", 400, "JSON"),
+        (b"[1]", 400, "object"),
+        (b"{}", 422, "inputs is missing"),
+        (b'{"inputs": 7}', 422, "not int"),
+        (b'{"inputs": []}', 422, "at least one"),
+        (b'{"inputs": ["a", 7]}', 422, "inputs[1]"),
+        (b'{"inputs": "  "}', 422, "inputs[0] is empty"),
+        (b'{"inputs": "' + b"a" * 40_000 + b'"}', 413, "inputs[0] has 40000"),
+        (b'{"inputs": [' + b",".join([b'"a"'] * 300) + b"]}", 413, "300 texts"),
+    ],
+)
+def test_bad_input_is_refused_with_the_fields_name(served: Served, body: bytes, status: int, named: str) -> None:
+    answer = httpx.post(f"{served.url}/predict", content=body, timeout=30)
+    assert answer.status_code == status
+    assert named in answer.json()["error"]["message"]
+    assert predict(served, "still alive").status_code == 200
+
+
+def test_a_50_mb_body_is_refused_and_the_process_lives(served: Served) -> None:
+    def stream() -> Any:
+        for _ in range(50):
+            yield b"x" * 1_000_000
+
+    for content in (b"x" * 50_000_000, stream()):
+        with contextlib.suppress(httpx.WriteError):  # the server may answer and close before all of it was sent
+            assert httpx.post(f"{served.url}/predict", content=content, timeout=30).status_code == 413
+    assert predict(served, "still alive").status_code == 200
+
+
+def test_a_client_that_pins_another_space_is_never_answered(served: Served) -> None:
+    refused = predict(served, "text", **{"x-embedding-space": "another"})
+    assert refused.status_code == 409
+    assert "embeddings" not in refused.json()
+
+
+def test_every_answer_matches_its_text_under_concurrency(served: Served, corpus: list[str]) -> None:
+    texts = corpus[:64]
+    expected = np.array(predict(served, texts).json()["embeddings"])
+    wrong: list[int] = []
+
+    def ask(index: int) -> None:
+        vector = np.array(predict(served, texts[index]).json()["embeddings"][0])
+        if int((expected @ vector).argmax()) != index:
+            wrong.append(index)
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+
+
+def test_metrics_have_the_contracts_names(served: Served) -> None:
+    predict(served, "text")
+    shown = httpx.get(f"{served.url}/metrics", timeout=10).text
+    for name in (
+        'serinus_requests_total{code="500",route="/predict"} 0.0',
+        "serinus_request_duration_seconds_sum",
+        "serinus_confidence_count",
+    ):
+        assert name in shown
+
+
+def test_sigterm_drains_without_a_failed_request(packaged: Path, tmp_path: Path) -> None:
+    served = start(packaged, tmp_path / "server.log", SERINUS_DRAIN_SECONDS="2")
+    served.wait_ready()
+    failures: list[str] = []
+    closing: list[bool] = []
+    ended = threading.Event()
+
+    def client() -> None:
+        with httpx.Client() as session:
+            while not ended.is_set():
+                try:
+                    answer = session.post(f"{served.url}/predict", json={"inputs": "a text"}, timeout=10)
+                    closing.append(answer.headers.get("connection") == "close")
+                    if answer.status_code != 200:
+                        failures.append(str(answer.status_code))
+                except httpx.HTTPError as error:
+                    failures.append(repr(error))
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    time.sleep(1)
+    served.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert httpx.get(f"{served.url}/ready", timeout=5).status_code == 503
+    time.sleep(0.7)
+    ended.set()
+    for thread in clients:
+        thread.join(20)
+    assert served.process.wait(20) == 0
+    assert failures == []
+    assert closing[-1]
+    assert not closing[0]
+
+
+def test_aged_connections_are_closed(packaged: Path, tmp_path: Path) -> None:
+    served = start(packaged, tmp_path / "server.log", SERINUS_DRAIN_SECONDS="0", SERINUS_CONNECTION_AGE_SECONDS="0.5")
+    served.wait_ready()
+    with httpx.Client() as session:
+        first = session.post(f"{served.url}/predict", json={"inputs": "a text"}, timeout=10)
+        time.sleep(0.7)
+        second = session.post(f"{served.url}/predict", json={"inputs": "a text"}, timeout=10)
+    assert "connection" not in first.headers
+    assert second.headers["connection"] == "close"
+    assert stop(served) == 0
+
+
+def test_full_queue_answers_429_with_retry_after(packaged: Path, tmp_path: Path, corpus: list[str]) -> None:
+    served = start(packaged, tmp_path / "server.log", SERINUS_DRAIN_SECONDS="0", SERINUS_QUEUE_TOKENS="600")
+    served.wait_ready()
+    answers: list[httpx.Response] = []
+    threads = [threading.Thread(target=lambda: answers.append(predict(served, corpus[:40]))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert stop(served) == 0
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
+
+
+# --- packaging and verification ---------------------------------------------------------------------------------------------------
+
+
+def test_packaging_again_gives_the_same_space(packaged: Path, tmp_path: Path) -> None:
+    """Saved again by another hand: every file may differ, the space does not."""
+    again = package(packaged_source(packaged, tmp_path), tmp_path / "again")
+    first, second = (Manifest.from_json((folder / contract.PATH).read_text()) for folder in (packaged, again))
+    assert first.space == second.space
+
+
+def packaged_source(packaged: Path, tmp_path: Path) -> Path:
+    """The package without what packaging added: a plain sentence-transformers folder."""
+    source = tmp_path / "source"
+    shutil.copytree(packaged, source, ignore=shutil.ignore_patterns("serinus", "onnx"))
+    return source
+
+
+def verify(model: Path, tmp_path: Path, against: Path | None = None) -> tuple[int, VerifyReport | None, str]:
+    report = tmp_path / "report.json"
+    environment = {**os.environ, "MLFLOW_MODEL_URI": str(model)}
+    if against is not None:
+        environment["SERINUS_VERIFY_AGAINST"] = str(against)
+    run = subprocess.run(
+        [sys.executable, "-m", "serinus_server", "verify", "--report", str(report)],
+        env=environment, capture_output=True, text=True, timeout=120, cwd=root(),
+    )  # fmt: skip
+    return (
+        run.returncode,
+        VerifyReport.from_json(report.read_text()) if report.exists() else None,
+        run.stdout + run.stderr,
+    )
+
+
+def test_verify_passes_the_same_model_and_fails_a_damaged_one(packaged: Path, minilm: Path, tmp_path: Path) -> None:
+    code, report, _ = verify(packaged, tmp_path, against=packaged)
+    assert code == 0
+    assert report is not None
+    assert report.passed
+    damaged = tmp_path / "damaged"
+    shutil.copytree(minilm, damaged)
+    rng = np.random.default_rng(3)
+    weights = load_file(minilm / "model.safetensors")
+    noisy = {
+        name: (tensor + rng.normal(0, 0.5 * tensor.std(), tensor.shape)).astype(tensor.dtype)
+        if tensor.dtype.kind == "f"
+        else tensor
+        for name, tensor in weights.items()
+    }
+    save_file(noisy, damaged / "model.safetensors", metadata={"format": "pt"})
+    code, report, _ = verify(package(damaged, tmp_path / "damaged-package"), tmp_path, against=packaged)
+    assert code == 1
+    assert report is not None
+    assert {check.name: check.passed for check in report.checks} == {
+        "probes": True, "finite": True, "collapse": True, "neighbours": False, "similarities": True,
+    }  # fmt: skip
+
+
+def test_a_changed_file_is_named_and_refused(packaged: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(packaged, changed)
+    with (changed / "onnx" / "model.onnx").open("ab") as stream:
+        stream.write(b"!")
+    with pytest.raises(ModelUnavailable, match=r"onnx/model\.onnx has SHA-256"):
+        fetch(str(changed), None, tmp_path)
+    code, report, output = verify(changed, tmp_path)
+    assert (code, report) == (2, None)
+    assert "onnx/model.onnx" in output
+
+
+def test_another_digest_than_the_registrys_is_refused(packaged: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="the registry named abc"):
+        fetch(str(packaged), None, tmp_path, "abc")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("pytorch_model.bin", b"\x80\x04", "pytorch_model.bin"),
+        ("modeling_mine.py", b"import os", "modeling_mine.py"),
+        ("config.json", b'{"auto_map": {"AutoModel": "mine.Model"}}', "config.json: auto_map"),
+        ("modules.json", b'[{"idx": 0, "name": "0", "path": "", "type": "mine.Module"}]', "mine.Module"),
+    ],
+)
+def test_models_that_would_run_code_are_refused_by_file_name(
+    minilm: Path, tmp_path: Path, file: str, content: bytes, named: str
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(minilm, source)
+    (source / file).write_bytes(content)
+    command = [
+        sys.executable,
+        "-m",
+        "serinus_server",
+        "register",
+        str(source),
+        "--name",
+        "m",
+        "--tracking-uri",
+        "http://127.0.0.1:1",
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=root())
+    assert run.returncode == 2
+    assert named in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_manifest_cannot_point_outside_its_folder(packaged: Path, tmp_path: Path) -> None:
+    (tmp_path / "serinus").mkdir()
+    text = (packaged / contract.PATH).read_text().replace('"config.json"', '"../../etc/passwd"')
+    (tmp_path / contract.PATH).write_text(text)
+    with pytest.raises(UnsafeModel, match="outside the model's folder"):
+        fetch(str(tmp_path), None, tmp_path)
