@@ -62,7 +62,7 @@ async def run(settings: Settings) -> int:
         settings,
         _now,
     )
-    tasks = [asyncio.create_task(task) for task in (stop.wait(), _hold(lease, _lead(settings, around)))]
+    tasks = [asyncio.create_task(task) for task in (stop.wait(), _hold(lease, _lead(settings, around, stop)))]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
@@ -87,7 +87,8 @@ async def _hold(lease: Lease, work: Coroutine[None, None, None]) -> None:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
-        log.error("the Lease is lost; a new process is the cleanest start")
+        if tasks[0] in done:
+            log.error("the Lease is lost; a new process is the cleanest start")
     finally:
         for task in tasks:
             task.cancel()
@@ -99,7 +100,7 @@ def _now() -> datetime:
     return datetime.now(UTC)  # noqa: TID251
 
 
-async def _lead(settings: Settings, around: Surroundings) -> None:
+async def _lead(settings: Settings, around: Surroundings, stop: asyncio.Event) -> None:
     """Watches and works. Any end of it is the end of the process."""
     log.info("leading; watching %s", ", ".join(settings.namespaces) or "all namespaces")
     queue: WorkQueue[Key] = WorkQueue()
@@ -119,10 +120,17 @@ async def _lead(settings: Settings, around: Surroundings) -> None:
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
-    async with asyncio.TaskGroup() as group:
-        group.create_task(watching)
-        for _ in range(_WORKERS):
-            group.create_task(queue.work(reconcile, _report))
+    tasks = [asyncio.create_task(watching)]
+    tasks += [asyncio.create_task(queue.work(reconcile, _report)) for _ in range(_WORKERS)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        stop.set()  # kopf takes the signals over while it watches, and returns when one has come
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _report(key: Key, error: Exception) -> None:

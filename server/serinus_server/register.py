@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def package(
 def register(folder: Path, name: str, tracking_uri: str, parameters: Mapping[str, str], progress: Progress,
              *, alias: str | None = None, stage: str | None = None) -> Registered:  # fmt: skip
     """Uploads a package and registers it; alias and stage move last, when the version is whole."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for the result
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,3 +135,9 @@ def test_the_model_cannot_be_swapped_for_another(control_plane: ControlPlane) ->
     refusal = apply(control_plane, release)
     control_plane.kubectl("delete", "modelrelease", "immutable")
     assert "spec.model.name is immutable" in refusal
+
+
+def test_the_example_is_accepted(control_plane: ControlPlane) -> None:
+    example = Path(__file__).parents[2] / "examples" / "modelrelease.yaml"
+    done = control_plane.kubectl("apply", "--dry-run=server", "-f", str(example))
+    assert done.returncode == 0, done.stderr
