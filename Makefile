@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test requirements clean
+.PHONY: help setup check lint types imports fast test cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,15 @@ fast:
 
 test: setup lint types imports  ## everything; what CI runs
 	$(PYTHON) -m pytest
+
+cluster:  ## start a real Kubernetes cluster on this machine (10 seconds; the first time 12 minutes, as root); `make cluster-down` ends it
+	python3 -m tests.cluster up
+
+cluster-down:  ## stop what `make cluster` started
+	python3 -m tests.cluster down
+
+cluster-status:  ## what of it runs, and where the logs are
+	python3 -m tests.cluster status
 
 requirements:  ## resolve requirements/*.txt anew from pyproject.toml (hashed; no index named)
 	./requirements/compile.sh

@@ -13,6 +13,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,10 +54,14 @@ class ControlPlane:
         """The API server's address."""
         return f"https://{self.address}:{self.port}"
 
+    @cached_property
+    def pki(self) -> Pki:
+        """Its certificates, made on first use."""
+        return Pki(self.folder / "pki", [self.address, "127.0.0.1", SERVICE_ADDRESS])
+
     def start(self) -> None:
         """Starts everything and waits until it is ready. Raises ClusterError."""
         shutil.rmtree(self.folder / "etcd", ignore_errors=True)
-        self.pki = Pki(self.folder / "pki", [self.address, "127.0.0.1", SERVICE_ADDRESS])
         self.pki.kubeconfig(self.kubeconfig, self.url)
         etcd = f"http://127.0.0.1:{_free_port()}"
         peer = f"http://127.0.0.1:{_free_port()}"
@@ -104,7 +109,8 @@ class ControlPlane:
             *([] if self.address.startswith("127.") else [f"--advertise-address={self.address}"]),
             *(["--endpoint-reconciler-type=none"] if self.address.startswith("127.") else []),
             f"--tls-cert-file={keys / 'apiserver.crt'}", f"--tls-private-key-file={keys / 'apiserver.key'}",
-            f"--client-ca-file={keys / 'ca.crt'}", f"--service-cluster-ip-range={SERVICE_RANGE}",
+            f"--client-ca-file={keys / 'ca.crt'}", "--kubelet-preferred-address-types=InternalIP",
+            f"--service-cluster-ip-range={SERVICE_RANGE}",
             f"--kubelet-client-certificate={keys / 'admin.crt'}", f"--kubelet-client-key={keys / 'admin.key'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={keys / 'service-accounts.pub'}",

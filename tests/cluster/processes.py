@@ -16,12 +16,12 @@ class Processes:
     """The programs of one cluster; their logs and pid files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
         """Starts a program in a session of its own, so that an interrupt at the terminal does not reach it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as stream:
             process = subprocess.Popen(
                 [str(each) for each in command],

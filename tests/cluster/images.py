@@ -1,0 +1,95 @@
+"""Images without a registry: a Debian base made by debootstrap, the project's Dockerfiles built by buildah, imported into containerd."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.cluster import debian
+from tests.cluster.binaries import ClusterError, cache_folder, pause, run, say
+from tests.cluster.node import SANDBOX_IMAGE, Node
+
+BASE_IMAGE = "localhost/python:3.11-slim"
+_PACKAGES = "python3,python3-venv,ca-certificates"
+_HOST_FILES = ("/etc/ssl/certs", "/etc/pip.conf")  # certificates and pip settings of this machine, where it has its own
+_PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_CERT", "PIP_FIND_LINKS", "PIP_DEFAULT_TIMEOUT", "SSL_CERT_FILE")
+
+
+def build(dockerfile: Path, name: str, arguments: Mapping[str, str]) -> str:
+    """Builds an image on the local base. Returns its id. Layers are kept, so that only what changed is built again."""
+    debian.install(*debian.IMAGE_PACKAGES)
+    _base()
+    command = ["bud", "--isolation", "chroot", "--layers", "--file", str(dockerfile), "--tag", name]
+    for key, value in {"BASE_IMAGE": BASE_IMAGE, **arguments}.items():
+        command += ["--build-arg", f"{key}={value}"]
+    for path in _HOST_FILES:
+        if Path(path).exists():
+            command += ["--volume", f"{path}:{path}:ro"]
+    for variable in _PIP_SETTINGS:
+        if variable in os.environ:
+            command += ["--env", f"{variable}={os.environ[variable]}"]
+    log = cache_folder() / f"image-{dockerfile.name}.log"
+    run(f"image {name}", [*_buildah(), *command, str(dockerfile.parent)], log, deadline_seconds=1800)
+    return _id(name)
+
+
+def load(node: Node, name: str) -> None:
+    """Brings an image into the node's containerd, unless that very image is there already."""
+    mark = cache_folder() / "loaded" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    there = f"{name}" in node.ctr("images", "ls", "--quiet").stdout.split()
+    if there and mark.exists() and mark.read_text() == _id(name):
+        return
+    archive = cache_folder() / "image.tar"
+    archive.unlink(missing_ok=True)
+    push = [*_buildah(), "push", "--disable-compression", name, f"oci-archive:{archive}:{name}"]
+    run(f"exporting {name}", push, cache_folder() / "image-push.log", deadline_seconds=600)
+    say(f"importing {name}")
+    done = node.ctr("images", "import", archive, deadline_seconds=600)
+    archive.unlink(missing_ok=True)
+    if done.returncode != 0:
+        raise ClusterError(f"cannot import {name}: {done.stderr.strip()}")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(_id(name))
+
+
+def load_sandbox(node: Node) -> None:
+    """The image of every pod's sandbox: one static program."""
+    if SANDBOX_IMAGE in node.ctr("images", "ls", "--quiet").stdout.split():
+        return
+    folder = pause().parent
+    (folder / "Dockerfile").write_text('FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n')
+    debian.install(*debian.IMAGE_PACKAGES)
+    command = [*_buildah(), "bud", "--isolation", "chroot", "--tag", SANDBOX_IMAGE, str(folder)]
+    run(f"image {SANDBOX_IMAGE}", command, cache_folder() / "image-pause.log", deadline_seconds=300)
+    load(node, SANDBOX_IMAGE)
+
+
+def _base() -> None:
+    """A Debian with Python, as small as debootstrap makes it: what `FROM python:3.11-slim-bookworm` is elsewhere."""
+    if _id(BASE_IMAGE):
+        return
+    root = cache_folder() / "base"
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "rootfs").mkdir(parents=True)
+    command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root / "rootfs")]
+    run("the base image (debootstrap)", command, cache_folder() / "debootstrap.log", deadline_seconds=1800)
+    for waste in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+        shutil.rmtree(root / "rootfs" / waste, ignore_errors=True)
+    (root / "Dockerfile").write_text("FROM scratch\nCOPY rootfs /\n")
+    command = [*_buildah(), "bud", "--isolation", "chroot", "--tag", BASE_IMAGE, str(root)]
+    run(f"image {BASE_IMAGE}", command, cache_folder() / "image-base.log", deadline_seconds=600)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def _id(name: str) -> str:
+    command = [*_buildah(), "images", "--quiet", "--no-trunc", name]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def _buildah() -> list[str]:
+    storage = cache_folder() / "buildah"
+    return ["buildah", "--root", str(storage), "--runroot", str(storage / "run")]
