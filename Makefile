@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test demo cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ fast:
 
 test: setup lint types imports  ## everything; what CI runs
 	$(PYTHON) -m pytest
+
+demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
+	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)
 
 cluster:  ## start a real Kubernetes cluster on this machine (10 seconds; the first time 12 minutes, as root); `make cluster-down` ends it
 	python3 -m tests.cluster up

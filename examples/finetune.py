@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
-sys.path.insert(0, str(Path(__file__).parent))
-from sentences import sentences
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from examples.sentences import sentences
 
 _BATCH = 16
 _LEARNING_RATE = 1e-5

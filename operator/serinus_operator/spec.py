@@ -179,6 +179,16 @@ def parse_duration(text: Any, field: str) -> timedelta:
     return sum((int(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(text)), timedelta())
 
 
+def format_duration(duration: timedelta) -> str:
+    """Writes a duration as `parse_duration` reads it: 90 seconds are 1m30s. The inverse for whole milliseconds."""
+    parts, rest = [], duration
+    for unit in ("h", "m", "s", "ms"):
+        count, rest = divmod(rest, _UNITS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
 def parse_spec(data: Mapping[str, Any]) -> Spec:
     """Reads the `spec` of a ModelRelease as the API server stores it. Raises InvalidSpec naming the field."""
     try:

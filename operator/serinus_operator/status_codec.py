@@ -18,6 +18,8 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from serinus_operator.errors import InvalidSpec
 from serinus_operator.rollout.model import Status
 
+_ALWAYS = ("phase", "ready")  # printer columns show them: a default says as much as any other value
+
 
 def encode(status: Status) -> dict[str, Any]:
     """The status as the CRD stores it."""
@@ -46,10 +48,13 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(float, repr)  # decimal strings: the API has no floats
 
     def overrides(cls: type[Any]) -> dict[str, Any]:
-        return {field.name: override(rename=_camel(field.name)) for field in dataclasses.fields(cls)}
+        return {
+            field.name: override(rename=_camel(field.name), omit_if_default=field.name not in _ALWAYS)
+            for field in dataclasses.fields(cls)
+        }
 
     def unstructure(cls: type[Any]) -> Callable[[Any], Any]:
-        return make_dict_unstructure_fn(cls, converter, _cattrs_omit_if_default=True, **overrides(cls))
+        return make_dict_unstructure_fn(cls, converter, **overrides(cls))
 
     def structure(cls: type[Any]) -> Callable[[Any, Any], Any]:
         return make_dict_structure_fn(cls, converter, **overrides(cls))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ _PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_CERT", "PIP_FIND_LINKS", "PIP_DEFAULT_TIM
 
 
 def build(dockerfile: Path, name: str, arguments: Mapping[str, str]) -> str:
-    """Builds an image on the local base. Returns its id. Layers are kept, so that only what changed is built again."""
+    """Builds an image on the local base. Returns its name, tagged by what is in it. Layers are kept: only what changed is built again."""
     debian.install(*debian.IMAGE_PACKAGES)
     _base()
     command = ["bud", "--isolation", "chroot", "--layers", "--file", str(dockerfile), "--tag", name]
@@ -34,14 +33,14 @@ def build(dockerfile: Path, name: str, arguments: Mapping[str, str]) -> str:
             command += ["--env", f"{variable}={os.environ[variable]}"]
     log = cache_folder() / f"image-{dockerfile.name}.log"
     run(f"image {name}", [*_buildah(), *command, str(dockerfile.parent)], log, deadline_seconds=1800)
-    return _id(name)
+    tagged = f"{name}:{_id(name).removeprefix('sha256:')[:12]}"
+    subprocess.run([*_buildah(), "tag", name, tagged], check=True, capture_output=True, timeout=60)
+    return tagged
 
 
 def load(node: Node, name: str) -> None:
-    """Brings an image into the node's containerd, unless that very image is there already."""
-    mark = cache_folder() / "loaded" / hashlib.sha256(name.encode()).hexdigest()[:16]
-    there = f"{name}" in node.ctr("images", "ls", "--quiet").stdout.split()
-    if there and mark.exists() and mark.read_text() == _id(name):
+    """Brings an image into the node's containerd, unless one of that name is there already."""
+    if name in node.ctr("images", "ls", "--quiet").stdout.split():
         return
     archive = cache_folder() / "image.tar"
     archive.unlink(missing_ok=True)
@@ -52,8 +51,6 @@ def load(node: Node, name: str) -> None:
     archive.unlink(missing_ok=True)
     if done.returncode != 0:
         raise ClusterError(f"cannot import {name}: {done.stderr.strip()}")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(_id(name))
 
 
 def load_sandbox(node: Node) -> None:

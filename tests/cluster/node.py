@@ -82,7 +82,7 @@ class Node:
 
     def ctr(self, *arguments: str | Path, deadline_seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """containerd's own client, in the namespace that the kubelet uses."""
-        client = [binaries.containerd() / "ctr", "--address", self.socket, "--namespace", "k8s.io"]
+        client: list[str | Path] = [binaries.containerd() / "ctr", "--address", self.socket, "--namespace", "k8s.io"]
         return _command(*client, *arguments, deadline_seconds=deadline_seconds)
 
     def stop(self) -> None:

@@ -21,6 +21,8 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
         """Starts a program in a session of its own, so that an interrupt at the terminal does not reach it."""
+        if self.pid(name) is not None:
+            raise ClusterError(f"{name} runs already, with process id {self.pid(name)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as stream:
             process = subprocess.Popen(
@@ -66,12 +68,12 @@ class Processes:
         """Asks the program to end, then insists. Returns whether it was running."""
         pid = self.pid(name)
         if pid is not None:
-            os.kill(pid, signal.SIGTERM)
+            os.killpg(pid, signal.SIGTERM)  # it leads the group of what it started itself
             ends_at = time.monotonic() + deadline_seconds
             while self.pid(name) is not None and time.monotonic() < ends_at:
                 time.sleep(0.05)
             if self.pid(name) is not None:
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
             child = self._children.pop(pid, None)
             if child is not None:
                 child.wait(deadline_seconds)

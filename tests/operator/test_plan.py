@@ -4,10 +4,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.operator.world import World, challenged, released, spec
 
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout.model import Command, Phase, Resolved, Result, SyncRegistry, Unresolved
+from serinus_operator.spec import format_duration, parse_duration
 from serinus_operator.status_codec import decode, encode
 
 
@@ -234,3 +237,8 @@ def test_crash_before_the_status_is_stored_ends_the_same() -> None:
     assert set(crashed.sides) == set(world.sides)
     assert crashed.registry.stages == world.registry.stages
     assert crashed.now - world.now < timedelta(hours=1)
+
+
+@given(st.integers(0, 10**9).map(lambda count: timedelta(milliseconds=count)))
+def test_a_duration_reads_back_as_it_was_written(duration: timedelta) -> None:
+    assert parse_duration(format_duration(duration), "spec") == duration

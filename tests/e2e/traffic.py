@@ -1,0 +1,69 @@
+"""Steady, bounded traffic of real sentences: open loop at a constant rate, half over kept connections, half over new ones."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import httpx
+
+_MOST_SECONDS = 45 * 60
+_TIMEOUT_SECONDS = 15.0
+
+
+@dataclass
+class Traffic:
+    """Sends in a thread of its own from `start` to `stop`. What is counted may be read at any time."""
+
+    url: str
+    texts: Sequence[str]
+    requests_per_second: float
+    sent: int = 0
+    failures: list[str] = field(default_factory=list)
+    by_version: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)  # latencies of answers
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins to send."""
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sends no more, and waits for what is on its way."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(2 * _TIMEOUT_SECONDS)
+
+    @property
+    def answered(self) -> int:
+        """Requests that got their vector."""
+        return sum(self.by_version.values())
+
+    async def _run(self) -> None:
+        began = time.monotonic()
+        async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS) as client, asyncio.TaskGroup() as tasks:
+            while not self._stop.is_set() and time.monotonic() - began < _MOST_SECONDS:
+                tasks.create_task(self._send(client, self.sent))
+                self.sent += 1
+                await asyncio.sleep(max(0.0, began + self.sent / self.requests_per_second - time.monotonic()))
+
+    async def _send(self, client: httpx.AsyncClient, number: int) -> None:
+        headers = {} if number % 2 else {"connection": "close"}
+        body = {"inputs": self.texts[number % len(self.texts)]}
+        began = time.monotonic()
+        try:
+            answer = await client.post(self.url, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            self.failures.append(f"request {number}: {type(error).__name__} {error}")
+            return
+        if answer.status_code != 200 or not answer.json()["embeddings"]:
+            self.failures.append(f"request {number}: {answer.status_code} {answer.text[:200]}")
+            return
+        self.seconds.append(time.monotonic() - began)
+        self.by_version[answer.headers["x-model-version"]] += 1
