@@ -15,14 +15,14 @@ from typing import Any, Final, TypeAlias
 from serinus_operator import observe, status_codec
 from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key
-from serinus_operator.errors import Conflict, InvalidSpec, SerinusError, Unavailable
+from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict, judge, overall, verdicts
 from serinus_operator.gates.windows import subtract
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import MANAGED_BY, Defaults, Release, served_revisions
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.registry import ModelView, Registry, resolve, says, unresolved
-from serinus_operator.rollout.model import AnalysisResult, Condition, Observed, Phase, Plan, Status
+from serinus_operator.rollout.model import AnalysisResult, Condition, Event, Observed, Phase, Plan, Status
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
 from serinus_operator.spec import Spec, parse_spec
@@ -74,7 +74,7 @@ class Reconciler:
                     "spec.model.registry", f"{spec.model.registry!r} is unknown; this operator has: {known}"
                 )
         except InvalidSpec as error:
-            await self._store_status(release_json, _stalled(status, error, release_json, now))
+            await self._store_status(release_json, _stalled(status, "InvalidSpec", str(error), release_json, now))
             return None
         await self._resync(key, now, rolling=status.canary is not None)
         observed = await self._observe(spec, status, release_json, now)
@@ -98,6 +98,12 @@ class Reconciler:
             log.info("%s: %s", release, action)
         try:
             await writer.carry_out(decided.actions)
+        except Rejected as refusal:  # by the API server, an admission policy or the registry: said where the user looks
+            refused = _stalled(status, "Refused", str(refusal), stored, around.clock())
+            if refused.conditions != status.conditions:
+                await self._store_status(stored, refused)
+                await writer.report([Event("Warning", "Refused", str(refusal))], around.clock())
+            raise
         finally:
             if any(type(action).__name__ == "SyncRegistry" for action in decided.actions):
                 self._views.pop((spec.model.registry, spec.model.name), None)
@@ -205,8 +211,8 @@ def _without_data(gate: GateVerdict, error: str) -> GateVerdict:
     )
 
 
-def _stalled(status: Status, error: InvalidSpec, release_json: JSON, now: datetime) -> Status:
-    """A spec that cannot be acted on: said in a condition; what serves goes on serving."""
+def _stalled(status: Status, reason: str, message: str, release_json: JSON, now: datetime) -> Status:
+    """A spec that cannot be acted on: said in conditions; what serves goes on serving."""
     generation = int(release_json["metadata"]["generation"])
     before = {condition.type: condition for condition in status.conditions}
     kept = tuple(condition for kind, condition in before.items() if kind not in ("Ready", "Stalled"))
@@ -214,11 +220,11 @@ def _stalled(status: Status, error: InvalidSpec, release_json: JSON, now: dateti
     for kind, value in (("Ready", "False"), ("Stalled", "True")):
         known = before.get(kind)
         since = known.last_transition_time if known and known.status == value else now
-        wanted.append(Condition(kind, value, "InvalidSpec", str(error), since, generation))
+        wanted.append(Condition(kind, value, reason, message, since, generation))
     return replace(
         status,
         observed_generation=generation,
         phase=Phase.DEGRADED,
-        message=str(error),
+        message=message,
         conditions=(*wanted, *kept),
     )

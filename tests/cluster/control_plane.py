@@ -5,6 +5,7 @@ With KUBEBUILDER_ASSETS set, etcd, kube-apiserver and kubectl are taken from the
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -83,13 +84,30 @@ class ControlPlane:
 
     def ready(self) -> bool:
         """Does the API server say that it is ready?"""
+        try:
+            return self.call("GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> tuple[int, Any]:
+        """One call of the API as the admin. Returns the status code and the decoded answer. Raises OSError when there is none."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, {"content-type": content_type}, method=method)
+        try:
+            with urllib.request.urlopen(request, context=self._context, timeout=15) as answer:
+                status, raw = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, raw = error.code, error.read()
+        try:
+            return status, json.loads(raw)
+        except ValueError:
+            return status, raw.decode(errors="replace")
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.pki.ca))
         context.load_cert_chain(self.pki.folder / "admin.crt", self.pki.folder / "admin.key")
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", context=context, timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        return context
 
     def kubectl(
         self, *arguments: str, stdin: str | None = None, deadline_seconds: float = 60

@@ -40,7 +40,8 @@ def build(dockerfile: Path, name: str, arguments: Mapping[str, str]) -> str:
 
 def load(node: Node, name: str) -> None:
     """Brings an image into the node's containerd, unless one of that name is there already."""
-    if name in node.ctr("images", "ls", "--quiet").stdout.split():
+    there = node.ctr("images", "ls", "--quiet").stdout.split()
+    if name in there:
         return
     archive = cache_folder() / "image.tar"
     archive.unlink(missing_ok=True)
@@ -51,6 +52,10 @@ def load(node: Node, name: str) -> None:
     archive.unlink(missing_ok=True)
     if done.returncode != 0:
         raise ClusterError(f"cannot import {name}: {done.stderr.strip()}")
+    for old in there:
+        if old.rpartition(":")[0] == name.rpartition(":")[0]:
+            node.ctr("images", "rm", old)
+            subprocess.run([*_buildah(), "rmi", old], capture_output=True, timeout=60)
 
 
 def load_sandbox(node: Node) -> None:

@@ -26,8 +26,10 @@ NAME = "defect-embedder"
 RELEASE = f"modelrelease/{NAME}"
 EXAMPLE = ROOT / "examples" / "modelrelease.yaml"
 NODE_PORT = 30801
-REQUESTS_PER_SECOND = 30.0
-STARVED_CPU = "60m"
+REQUESTS_PER_SECOND = 20.0
+STARVED_CPU = (
+    "80m"  # 8 ms in 100 ms, where an answer takes 10 ms: slow, yet not so slow that its five requests a second pile up
+)
 _ROLLOUT_SECONDS = 600
 
 
@@ -98,10 +100,11 @@ class Demo:
     def starved_revision(self) -> None:
         """The same version with hardly any CPU: correct answers, too slow; the latency gate takes it back."""
         self.tell(f"an edit: the same version 2, with a CPU limit of {STARVED_CPU}")
-        limits = {"serving": {"resources": {"limits": {"cpu": STARVED_CPU}}}}
-        self.stage.kubectl("patch", RELEASE, "--type=merge", "--patch", json.dumps({"spec": limits}))
+        resources = {"requests": {"cpu": STARVED_CPU}, "limits": {"cpu": STARVED_CPU}}
+        patch = json.dumps({"spec": {"serving": {"resources": resources}}})
+        self.stage.kubectl("patch", RELEASE, "--type=merge", "--patch", patch)
         release = self.follow("the starved revision rolled back", _starved_is_gone)
-        reason = release["status"]["history"][-1]["reason"]
+        reason = release["status"]["history"][0]["reason"]
         self.expect(f"the latency gate did it: {reason}", lambda: "latency" in reason)
 
     def follow(self, what: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_no_request_fails_while_versions_change(outcome: Outcome) -> None:
 def test_damaged_version_never_answers_and_the_starved_revision_is_rolled_back(outcome: Outcome) -> None:
     assert set(outcome.traffic.by_version) == {"1", "2"}
     results = [(entry["version"], entry["result"]) for entry in outcome.history]
-    assert results == [("1", "Promoted"), ("2", "Promoted"), ("3", "RolledBack"), ("2", "RolledBack")]
+    assert results == [("2", "RolledBack"), ("3", "RolledBack"), ("2", "Promoted"), ("1", "Promoted")]  # newest first
 
 
 def test_mlflow_says_what_serves(outcome: Outcome) -> None:

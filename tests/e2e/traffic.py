@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 
 _MOST_SECONDS = 45 * 60
-_TIMEOUT_SECONDS = 15.0
+_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass

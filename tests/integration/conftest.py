@@ -112,18 +112,15 @@ class Kubelet:
     errors: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        while not self.stop.wait(0.3):
-            listed = self.plane.kubectl("get", "pods", "-A", "-l", "app.kubernetes.io/managed-by=serinus", "-o", "json")
-            if listed.returncode != 0:
-                continue
-            for pod in json.loads(listed.stdout)["items"]:
+        while not self.stop.wait(0.2):
+            for pod in pods_of(self.plane, "app.kubernetes.io/managed-by=serinus"):
                 self._advance(pod)
 
     def _advance(self, pod: dict[str, Any]) -> None:
         metadata, phase = pod["metadata"], pod["status"].get("phase")
         namespace, name, labels = metadata["namespace"], metadata["name"], metadata["labels"]
         if metadata.get("deletionTimestamp"):
-            self.plane.kubectl("delete", "pod", "-n", namespace, name, "--grace-period=0", "--force")
+            self.plane.call("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}?gracePeriodSeconds=0")
         elif phase == "Pending" and "serinus.dev/verify" in labels:
             self._write(
                 pod, {"phase": "Succeeded" if self.verify_passes else "Failed", "containerStatuses": [self._ended(pod)]}
@@ -141,11 +138,16 @@ class Kubelet:
         return {**common, "state": {"terminated": ended}}
 
     def _write(self, pod: dict[str, Any], status: dict[str, Any]) -> None:
-        metadata = pod["metadata"]
-        patch = ["patch", "pod", "-n", metadata["namespace"], metadata["name"], "--subresource=status", "--type=merge"]
-        done = self.plane.kubectl(*patch, "-p", json.dumps({"status": status}))
-        if done.returncode != 0 and "not found" not in done.stderr:
-            self.errors.append(done.stderr)
+        path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/status"
+        code, answer = self.plane.call("PATCH", path, {"status": status}, "application/merge-patch+json")
+        if code not in (200, 404):
+            self.errors.append(str(answer))
+
+
+def pods_of(plane: ControlPlane, selector: str) -> list[dict[str, Any]]:
+    code, answer = plane.call("GET", f"/api/v1/pods?labelSelector={urllib.parse.quote(selector)}")
+    pods: list[dict[str, Any]] = answer["items"] if code == 200 else []
+    return pods
 
 
 @pytest.fixture
@@ -170,8 +172,7 @@ class Metrics:
     requests_per_second: float = 50.0
 
     def answer(self, query: str, at: float) -> list[dict[str, Any]]:
-        listed = self.plane.kubectl("get", "pods", "-A", "-l", "serinus.dev/release", "-o", "json")
-        return [self._series(pod, query, at) for pod in json.loads(listed.stdout)["items"]]
+        return [self._series(pod, query, at) for pod in pods_of(self.plane, "serinus.dev/release,!serinus.dev/verify")]
 
     def _series(self, pod: dict[str, Any], query: str, at: float) -> dict[str, Any]:
         labels, revision = pod["metadata"]["labels"], pod["metadata"]["labels"]["serinus.dev/revision"]

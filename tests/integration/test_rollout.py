@@ -99,8 +99,8 @@ def test_versions_are_promoted_refused_and_rolled_back(
     eventually("aliases follow", lambda: _aliases(team) == {"challenger": "2", "champion": "2"})
     assert model is not None
     assert eventually("stages follow", lambda: _stages(team) == {"1": "Archived", "2": "Production"})
-    assert team.registry.get_model_version(team.model, "2").tags["serinus.result"] == "Promoted"
-    assert len(team.kinds("deployments")) == 1
+    eventually("tags follow", lambda: _tags(team, "2").get("serinus.result") == "Promoted")
+    eventually("one Deployment is left", lambda: len(team.kinds("deployments")) == 1)
 
     kubelet.verify_passes = False
     team.register()
@@ -168,6 +168,22 @@ def test_unknown_model_and_alias_are_conditions(team: Team, operator: Operator) 
     conditions = {each["type"]: each for each in team.status()["conditions"]}
     assert conditions["ModelResolved"]["status"] == "False"
     assert conditions["ModelResolved"]["reason"] == "NotFound"
+
+
+def test_what_the_api_server_refuses_is_a_condition_and_stable_goes_on(
+    team: Team, operator: Operator, kubelet: Kubelet
+) -> None:
+    team.register()
+    team.apply()
+    eventually("version 1 is stable", lambda: team.stable_version() == "1")
+    team.apply(serving={"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})
+    message = eventually("the refusal", lambda: "must be less than or equal" in team.status().get("message", ""))
+    conditions = {each["type"]: each for each in team.status()["conditions"]}
+    assert message
+    assert (conditions["Stalled"]["status"], conditions["Stalled"]["reason"]) == ("True", "Refused")
+    assert len(team.kinds("pods")) == 3
+    team.apply()
+    eventually("healthy again", lambda: team.stable_version() == "1")
 
 
 def test_unknown_registry_is_a_condition_that_names_the_field(team: Team, operator: Operator) -> None:
