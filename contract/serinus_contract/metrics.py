@@ -10,6 +10,10 @@ REQUEST_DURATION_SECONDS: Final = "serinus_request_duration_seconds"  # histogra
 CONFIDENCE: Final = (
     "serinus_confidence"  # histogram in [0, 1], one observation per text; absent without a reference profile
 )
+LOW_CONFIDENCE_TOTAL: Final = (
+    "serinus_low_confidence_total"  # counter of texts below the lowest decile of their own model's reference profile
+)
+READY_AT_SECONDS: Final = "serinus_ready_at_seconds"  # gauge, Unix time at which the server became ready
 INPUT_TOKENS: Final = "serinus_input_tokens"  # histogram, tokens per text
 BATCH_TOKENS: Final = "serinus_batch_tokens"  # histogram, tokens per batch sent to the encoder
 ENCODE_SECONDS: Final = "serinus_encode_seconds"  # histogram, one observation per batch
@@ -21,3 +25,8 @@ LATENCY_BOUNDS_SECONDS: Final = (
     *(0.100, 0.110, 0.120, 0.132, 0.200, 0.220, 0.500, 0.550, 1.0, 1.1, 2.5, 5.0, 10.0),
 )
 CONFIDENCE_BOUNDS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+# The comparison's bounds b, each with its 1.1·b: "canary slower than 1.1·b" against "stable slower than b".
+COMPARED_LATENCIES_SECONDS: Final = (
+    *((0.005, 0.0055), (0.010, 0.011), (0.020, 0.022), (0.050, 0.055)),
+    *((0.100, 0.110), (0.120, 0.132), (0.200, 0.220), (0.500, 0.550)),
+)

@@ -47,7 +47,9 @@ def workloads(children: Children) -> dict[str, Workload]:
     for deployment in children.deployments:
         revision = _labels(deployment).get(REVISION_LABEL, "")
         pods = by_revision.get(revision, [])
-        found[revision] = Workload(_side(deployment, pods), _quota_problem(deployment) or _problem(pods))
+        found[revision] = Workload(
+            _side(deployment, pods), _quota_problem(deployment) or _problem(pods), sum(_restarts(pod) for pod in pods)
+        )
     return found
 
 
@@ -94,6 +96,11 @@ def _ready(pod: JSON) -> bool:
         return False
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _restarts(pod: JSON) -> int:
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    return sum(int(container.get("restartCount", 0)) for container in containers)
 
 
 def _quota_problem(deployment: JSON) -> tuple[str, str] | None:

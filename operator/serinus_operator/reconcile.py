@@ -16,7 +16,7 @@ from serinus_operator import observe, status_codec
 from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
-from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict, judge, overall, verdicts
+from serinus_operator.gates.judge import Evidence, GateVerdict, Restarts, Verdict, judge, overall, verdicts
 from serinus_operator.gates.windows import subtract
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import MANAGED_BY, Defaults, Release, served_revisions
@@ -25,7 +25,7 @@ from serinus_operator.registry import ModelView, Registry, resolve, says, unreso
 from serinus_operator.rollout.model import AnalysisResult, Condition, Event, Observed, Phase, Plan, Status
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
-from serinus_operator.spec import Spec, parse_spec
+from serinus_operator.spec import AnalysisSpec, LatencyGate, Spec, parse_spec
 
 JSON: TypeAlias = dict[str, Any]
 Clock: TypeAlias = Callable[[], datetime]
@@ -172,12 +172,12 @@ class Reconciler:
                 key = (release.namespace, release.name)
                 at_start = (await self._around.prometheus.snapshot(evidence.window_end)).get(key, {})
                 at_end = (await self._around.prometheus.snapshot(latest)).get(key, {})
-                evidence = judge(
-                    analysis, evidence, subtract(evidence.window_end, at_start, latest, at_end), stable.revision
-                )
+                window = subtract(evidence.window_end, at_start, latest, at_end, _warm_up(analysis))
+                evidence = judge(analysis, evidence, window, stable.revision)
             except Unavailable as unavailable:
                 error = str(unavailable)
-        gates = verdicts(analysis, evidence)
+        restarts = Restarts(observed.workload(canary.revision).restarts, observed.workload(stable.revision).restarts)
+        gates = verdicts(analysis, evidence, restarts)
         if error:
             gates = tuple(_without_data(gate, error) for gate in gates)
         next_window = max(
@@ -202,6 +202,13 @@ class Reconciler:
 def _aligned(at: datetime, interval: timedelta) -> datetime:
     """The last multiple of `interval` since the epoch: all releases with the same interval share their instants."""
     return at - (at - _EPOCH) % interval
+
+
+def _warm_up(analysis: AnalysisSpec) -> timedelta:
+    """How long a pod's requests are not compared: the longest that a gate asks for."""
+    return max(
+        (gate.rule.warm_up for gate in analysis.gates if isinstance(gate.rule, LatencyGate)), default=timedelta()
+    )
 
 
 def _without_data(gate: GateVerdict, error: str) -> GateVerdict:

@@ -93,26 +93,44 @@ Step: TypeAlias = Verify | SetWeight | Pause | Analysis
 
 @dataclass(frozen=True, slots=True)
 class LatencyGate:
-    """Mean latency of successful requests stays at or below `max_mean`."""
+    """Successful requests are not slower than stable's; `max_mean` limits their mean. A pod's first `warm_up` is not compared."""
 
-    max_mean: timedelta
+    max_mean: timedelta | None = None
+    compare: bool = True
+    warm_up: timedelta = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceGate:
-    """Mean confidence stays at or above `min_mean`, in (0, 1)."""
+    """Texts are not less like their model's reference than stable's are; `min_mean`, in (0, 1), limits the mean confidence.
 
-    min_mean: float
+    `tolerance` is the odds ratio of a text below the lowest reference decile, canary to stable, that is still good. With
+    `only_with_reference` a model without a reference profile is not judged.
+    """
+
+    min_mean: float | None = None
+    compare: bool = True
+    tolerance: float = 2.0
+    only_with_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRateGate:
-    """The share of 5xx answers stays at or below `max_rate`, in (0, 1)."""
+    """5xx answers are not more frequent than stable's; `max_rate`, in (0, 1), limits their share. `tolerance` is an odds ratio."""
 
-    max_rate: float
+    max_rate: float | None = None
+    compare: bool = True
+    tolerance: float = 1.25
 
 
-GateRule: TypeAlias = LatencyGate | ConfidenceGate | ErrorRateGate
+@dataclass(frozen=True, slots=True)
+class RestartsGate:
+    """Containers of the canary restart at most `max_restarts` times: a crash leaves no 5xx behind."""
+
+    max_restarts: int = 2
+
+
+GateRule: TypeAlias = LatencyGate | ConfidenceGate | ErrorRateGate | RestartsGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,17 +280,41 @@ def _step(data: Mapping[str, Any], field: str) -> Step:
 
 
 def _gate(data: Mapping[str, Any], field: str) -> Gate:
-    rule: GateRule
-    match dict(data):
-        case {"latency": {"maxMean": text}}:
-            rule = LatencyGate(parse_duration(text, f"{field}.latency.maxMean"))
-        case {"confidence": {"minMean": text}}:
-            rule = ConfidenceGate(_share(text, f"{field}.confidence.minMean"))
-        case {"errorRate": {"max": text}}:
-            rule = ErrorRateGate(_share(text, f"{field}.errorRate.max"))
+    match {kind: data[kind] for kind in ("latency", "confidence", "errorRate", "restarts") if kind in data}:
+        case {"latency": given, **rest} if not rest:
+            limit = given.get("maxMean")
+            rule: GateRule = LatencyGate(
+                None if limit is None else parse_duration(limit, f"{field}.latency.maxMean"),
+                given["compare"],
+                parse_duration(given["warmUp"], f"{field}.latency.warmUp"),
+            )
+        case {"confidence": given, **rest} if not rest:
+            limit = given.get("minMean")
+            rule = ConfidenceGate(
+                None if limit is None else _share(limit, f"{field}.confidence.minMean"),
+                given["compare"],
+                _tolerance(given["tolerance"], f"{field}.confidence.tolerance"),
+                given["onlyWithReference"],
+            )
+        case {"errorRate": given, **rest} if not rest:
+            limit = given.get("max")
+            rule = ErrorRateGate(
+                None if limit is None else _share(limit, f"{field}.errorRate.max"),
+                given["compare"],
+                _tolerance(given["tolerance"], f"{field}.errorRate.tolerance"),
+            )
+        case {"restarts": given, **rest} if not rest:
+            rule = RestartsGate(given["max"])
         case _:
-            raise InvalidSpec(field, "exactly one of latency, confidence, errorRate is needed")
+            raise InvalidSpec(field, "exactly one of latency, confidence, errorRate, restarts is needed")
     return Gate(name=data["name"], rule=rule, dry_run=bool(data.get("dryRun", False)))
+
+
+def _tolerance(text: str, field: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 10:
+        raise InvalidSpec(field, f"{text} is not an odds ratio between 1 and 10")
+    return value
 
 
 def _share(text: str, field: str) -> float:

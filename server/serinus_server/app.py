@@ -40,6 +40,7 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         batcher.start()
         await batcher.encode(list(reference.probes[:8]))  # warm: the first request is not the one that pays
+        telemetry.ready_at.set_to_current_time()
         yield
         await batcher.stop()
 
@@ -56,6 +57,8 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
             confidence = [float(value) for value in reference.profile.confidence(vectors)]
             for value in confidence:
                 telemetry.confidence.observe(value)
+            lowest = reference.profile.confidence_deciles[0]
+            telemetry.low_confidence.inc(sum(value < lowest for value in confidence))
         return vectors, confidence, tokens
 
     async def predict(request: Request) -> Response:

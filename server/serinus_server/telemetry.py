@@ -27,6 +27,9 @@ class Telemetry:
             buckets=contract.CONFIDENCE_BOUNDS,
             registry=self.registry,
         )
+        name = contract.LOW_CONFIDENCE_TOTAL.removesuffix("_total")
+        self.low_confidence = Counter(name, "Texts below the lowest decile of the reference", registry=self.registry)
+        self.ready_at = Gauge(contract.READY_AT_SECONDS, "Unix time of readiness", registry=self.registry)
         lengths = (8, 16, 32, 64, 128, 256, 512, 1024)
         self.input_tokens = Histogram(
             contract.INPUT_TOKENS, "Tokens of a text", buckets=lengths, registry=self.registry

@@ -18,6 +18,7 @@ from typing import Any
 import mlflow
 import yaml
 from examples.sentences import sentences
+from tests.cluster import services
 from tests.cluster.binaries import ClusterError
 from tests.e2e.stage import MINILM, ROOT, Stage, until
 from tests.e2e.traffic import Traffic
@@ -75,6 +76,7 @@ class Demo:
         self.stage.kubectl("apply", "-f", str(EXAMPLE))
         self.stage.kubectl("apply", "-f", "-", stdin=json.dumps(_node_port()))
         self.follow("version 1 promoted", lambda release: _serves(release, "1"))
+        until("its door answers", lambda: services.answers(f"http://127.0.0.1:{NODE_PORT}/ready"), 30)
 
     def second_version(self, model: Path) -> None:
         """Version 2, briefly fine-tuned, goes through canary and analyses to promotion."""

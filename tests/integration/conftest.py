@@ -25,6 +25,7 @@ import pytest
 from tests.cluster.binaries import tail
 from tests.cluster.control_plane import ControlPlane
 
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_contract.verification import Check, VerifyReport
 
 CRD = Path(__file__).parents[2] / "crds" / "modelreleases.yaml"
@@ -172,14 +173,31 @@ class Metrics:
     requests_per_second: float = 50.0
 
     def answer(self, query: str, at: float) -> list[dict[str, Any]]:
-        return [self._series(pod, query, at) for pod in pods_of(self.plane, "serinus.dev/release,!serinus.dev/verify")]
+        pods = pods_of(self.plane, "serinus.dev/release,!serinus.dev/verify")
+        if "_bucket" in query:
+            return [bucket for pod in pods for bucket in self._buckets(pod, query, at)]
+        return [self._series(pod, query, at) for pod in pods]
+
+    def _buckets(self, pod: dict[str, Any], query: str, at: float) -> list[dict[str, Any]]:
+        """Latencies spread evenly from 0.5 to 1.5 times their mean."""
+        mean = self.latency_seconds.get(pod["metadata"]["labels"]["serinus.dev/revision"], 0.02)
+        buckets = []
+        for bound in (bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair):
+            series = self._series(pod, query, at)
+            share = min(1.0, max(0.0, bound / mean - 0.5))
+            series["metric"]["le"] = str(bound)
+            series["value"][1] = str(float(series["value"][1]) * share)
+            buckets.append(series)
+        return buckets
 
     def _series(self, pod: dict[str, Any], query: str, at: float) -> dict[str, Any]:
         labels, revision = pod["metadata"]["labels"], pod["metadata"]["labels"]["serinus.dev/revision"]
         requests = self.requests_per_second * (at - 1.7e9)
         value = requests
-        if 'code=~"5.."' in query:
+        if 'code=~"5.."' in query or "ready_at" in query:
             value = 0.0
+        elif "low_confidence" in query:
+            value = requests * 0.1
         elif "duration_seconds_sum" in query:
             value = requests * self.latency_seconds.get(revision, 0.02)
         elif "confidence_sum" in query:

@@ -8,7 +8,7 @@ import pytest
 
 from serinus_operator.gates.betting import NO_MEAN_EVIDENCE, NO_RATE_EVIDENCE, bet_on_mean, bet_on_rate, log_evidence
 from serinus_operator.gates.judge import Evidence, Verdict, judge, overall, verdicts
-from serinus_operator.gates.windows import Counters, Window, subtract
+from serinus_operator.gates.windows import Counters, Sample, Window, subtract
 from serinus_operator.spec import (
     AnalysisSpec,
     ConfidenceGate,
@@ -19,9 +19,9 @@ from serinus_operator.spec import (
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-LATENCY = Gate("latency", LatencyGate(timedelta(milliseconds=120)), dry_run=False)
-CONFIDENCE = Gate("confidence", ConfidenceGate(0.75), dry_run=False)
-ERRORS = Gate("errors", ErrorRateGate(0.02), dry_run=False)
+LATENCY = Gate("latency", LatencyGate(timedelta(milliseconds=120), compare=False), dry_run=False)
+CONFIDENCE = Gate("confidence", ConfidenceGate(0.75, compare=False), dry_run=False)
+ERRORS = Gate("errors", ErrorRateGate(0.02, compare=False), dry_run=False)
 
 
 def analysis(*gates: Gate) -> AnalysisSpec:
@@ -89,7 +89,7 @@ def test_a_window_counts_once() -> None:
 def test_an_edited_limit_starts_its_evidence_again() -> None:
     slow = [window(i, served(50, mean_ms=400)) for i in range(1, 9)]
     evidence = run(analysis(LATENCY), slow)
-    edited = analysis(Gate("latency", LatencyGate(timedelta(seconds=1)), dry_run=False))
+    edited = analysis(Gate("latency", LatencyGate(timedelta(seconds=1), compare=False), dry_run=False))
     assert verdicts(edited, evidence)[0].verdict is Verdict.NO_DATA
 
 
@@ -116,14 +116,14 @@ def test_canaries_at_the_limit_are_failed_with_at_most_the_stated_probability() 
 
 def test_counters_are_subtracted_per_pod_and_survive_resets() -> None:
     at_start = {
-        ("c", "kept"): Counters(requests=100),
-        ("c", "restarted"): Counters(requests=80),
-        ("c", "gone"): Counters(50),
+        ("c", "kept"): Sample(Counters(requests=100)),
+        ("c", "restarted"): Sample(Counters(requests=80)),
+        ("c", "gone"): Sample(Counters(50)),
     }
     at_end = {
-        ("c", "kept"): Counters(requests=130),
-        ("c", "restarted"): Counters(requests=7),
-        ("c", "new"): Counters(requests=5),
+        ("c", "kept"): Sample(Counters(requests=130)),
+        ("c", "restarted"): Sample(Counters(requests=7)),
+        ("c", "new"): Sample(Counters(requests=5)),
     }
     assert subtract(START, at_start, START, at_end).of("c").requests == 30 + 7 + 5
     assert subtract(START, at_start, START, at_end).of("other") == Counters()

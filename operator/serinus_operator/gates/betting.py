@@ -17,6 +17,9 @@ _MEAN_BETS: Final = (0.05, 0.15, 0.35, 0.6, 0.9)
 # Alternatives, as multiples of the limit, whose likelihood ratios are mixed for a rate (Robbins 1970).
 _RATE_MULTIPLES: Final = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
+# Alternatives, as shares of the rate, that are mixed to show that the true rate is lower.
+_LOW_RATE_SHARES: Final = (0.01, 0.03, 0.1, 0.2, 0.35, 0.6)
+
 NO_MEAN_EVIDENCE: Final[LogWealth] = (0.0,) * len(_MEAN_BETS)
 NO_RATE_EVIDENCE: Final[LogWealth] = (0.0,) * len(_RATE_MULTIPLES)
 
@@ -42,6 +45,20 @@ def bet_on_rate(log_wealth: LogWealth, bad: float, total: float, limit: float) -
     alternatives = (min(multiple * limit, (1 + limit) / 2) for multiple in _RATE_MULTIPLES)
     return tuple(
         wealth + bad * math.log(p / limit) + (total - bad) * (math.log1p(-p) - math.log1p(-limit))
+        for wealth, p in zip(log_wealth, alternatives, strict=True)
+    )
+
+
+def bet_on_low_rate(log_wealth: LogWealth, bad: float, total: float, rate: float) -> LogWealth:
+    """`total` more requests, `bad` of them bad, against "a request is bad with probability ≥ `rate`": shows that the rate is lower.
+
+    Wealth ← wealth · (p/r)^bad · ((1−p)/(1−r))^(total−bad) for each alternative p < r. Starts at NO_RATE_EVIDENCE.
+    """
+    if not (0 <= bad <= total and 0 < rate < 1):
+        raise ValueError(f"0 ≤ bad ≤ total and 0 < rate < 1 are needed, not {bad}, {total}, {rate}")
+    alternatives = (share * rate for share in _LOW_RATE_SHARES)
+    return tuple(
+        wealth + bad * math.log(p / rate) + (total - bad) * (math.log1p(-p) - math.log1p(-rate))
         for wealth, p in zip(log_wealth, alternatives, strict=True)
     )
 

@@ -2,26 +2,28 @@
 
 Evidence runs from the first canary traffic to promotion and is never reset between steps; it is keyed by the window's end, so that a
 restart neither loses a window nor counts one twice.
+
+The comparisons of all gates together fail a release when their mean wealth reaches 1/α: valid under any dependence between gates, and
+never weaker than Bonferroni. Absolute limits have an α of their own, and fail a canary only while stable keeps them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import assert_never
+from typing import Final
 
-from serinus_operator.gates.betting import (
-    NO_MEAN_EVIDENCE,
-    NO_RATE_EVIDENCE,
-    LogWealth,
-    bet_on_mean,
-    bet_on_rate,
-    log_evidence,
-)
-from serinus_operator.gates.windows import Counters, Window
-from serinus_operator.spec import AnalysisSpec, ConfidenceGate, ErrorRateGate, Gate, GateRule, LatencyGate
+from serinus_operator.gates.betting import log_evidence
+from serinus_operator.gates.limits import CountedRule, Tally, describe_limit, describe_tally, limit_of, observe
+from serinus_operator.gates.versus import Versus, add_window
+from serinus_operator.gates.windows import Window
+from serinus_operator.spec import AnalysisSpec, ConfidenceGate, Gate, GateRule, RestartsGate
+
+_LARGEST_SHOWN: Final = 60.0  # log of evidence, so that what is shown stays a number
 
 
 class Verdict(StrEnum):
@@ -35,25 +37,14 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """One side's evidence for one gate: observations, the sum of what was observed, log wealth per bet."""
-
-    count: float
-    total: float
-    log_wealth: LogWealth
-
-
-@dataclass(frozen=True, slots=True)
 class GateEvidence:
-    """Evidence of one gate, for both sides: an absolute limit fails the canary only while stable keeps it.
-
-    Evidence against one `limit` says nothing of another: a gate whose limit was edited starts again.
-    """
+    """Evidence of one gate. `rule` says what it was gathered for: a gate that was edited starts again."""
 
     name: str
-    limit: str
+    rule: str
     canary: Tally
     stable: Tally
+    versus: Versus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +54,20 @@ class Evidence:
     canary_revision: str
     window_end: datetime
     gates: tuple[GateEvidence, ...] = ()
+    requests: float = 0.0  # that the canary has answered in the windows so far
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """Container restarts of each side's pods, as their status counts them."""
+
+    canary: int = 0
+    stable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """One gate's verdict with its reason in words. `evidence` is the canary's wealth; Fail at `needed`."""
+    """One gate's verdict with its reason in words. `evidence` is the wealth nearest to failing; Fail at `needed`."""
 
     name: str
     verdict: Verdict
@@ -83,33 +83,43 @@ def judge(analysis: AnalysisSpec, evidence: Evidence, window: Window, stable_rev
     if window.end <= evidence.window_end:
         return evidence
     known = _known(evidence)
-    canary, stable = window.of(evidence.canary_revision), window.of(stable_revision)
     gates = []
     for gate in analysis.gates:
-        limit = describe_limit(gate.rule)
-        before = known.get((gate.name, limit))
+        if isinstance(gate.rule, RestartsGate):
+            continue
+        before = known.get((gate.name, _identity(gate.rule)))
+        canary, stable = window.of(evidence.canary_revision), window.of(stable_revision)
+        versus = before.versus if before else None
+        if gate.rule.compare:
+            versus = add_window(gate.rule, versus, window, evidence.canary_revision, stable_revision)
         gates.append(
             GateEvidence(
                 gate.name,
-                limit,
-                canary=_observe(gate.rule, before.canary if before else None, canary),
-                stable=_observe(gate.rule, before.stable if before else None, stable),
+                _identity(gate.rule),
+                observe(gate.rule, before.canary if before else None, canary),
+                observe(gate.rule, before.stable if before else None, stable),
+                versus,
             )
         )
-    return replace(evidence, window_end=window.end, gates=tuple(gates))
+    requests = evidence.requests + window.of(evidence.canary_revision).requests
+    return replace(evidence, window_end=window.end, gates=tuple(gates), requests=requests)
 
 
-def verdicts(analysis: AnalysisSpec, evidence: Evidence) -> tuple[GateVerdict, ...]:
-    """One verdict per gate of the spec, in its order. α is shared evenly over the gates (Bonferroni)."""
-    needed = len(analysis.gates) / analysis.false_rollback_probability
+def verdicts(
+    analysis: AnalysisSpec, evidence: Evidence, restarts: Restarts = Restarts()
+) -> tuple[GateVerdict, ...]:  # fmt: skip
+    """One verdict per gate of the spec, in its order."""
     known = _known(evidence)
+    court = _Court(analysis, known)
     return tuple(
-        _verdict(gate, known.get((gate.name, describe_limit(gate.rule))), needed, analysis.min_requests)
+        _restarts(gate, gate.rule, restarts)
+        if isinstance(gate.rule, RestartsGate)
+        else court.verdict(gate, gate.rule, known.get((gate.name, _identity(gate.rule))), evidence.requests)
         for gate in analysis.gates
     )
 
 
-def overall(gates: tuple[GateVerdict, ...]) -> Verdict:
+def overall(gates: Sequence[GateVerdict]) -> Verdict:
     """The verdict on the canary: one Fail fails it, only all Pass passes it; dry runs do not count. No gates at all: Pass."""
     heard = {gate.verdict for gate in gates if not gate.dry_run}
     for verdict in (Verdict.FAIL, Verdict.ERROR, Verdict.NO_DATA, Verdict.INCONCLUSIVE):
@@ -118,93 +128,99 @@ def overall(gates: tuple[GateVerdict, ...]) -> Verdict:
     return Verdict.PASS
 
 
+class _Court:
+    """What the gates of one release need of each other: the comparisons' evidence together, and how much is needed."""
+
+    def __init__(self, analysis: AnalysisSpec, known: dict[tuple[str, str], GateEvidence]) -> None:
+        self._min_requests = analysis.min_requests
+        self._log_alpha = math.log(analysis.false_rollback_probability)
+        counted = [gate for gate in analysis.gates if not isinstance(gate.rule, RestartsGate) and not gate.dry_run]
+        limits = sum(limit_of(gate.rule) is not None for gate in counted if not isinstance(gate.rule, RestartsGate))
+        self.log_limit_needed = math.log(max(1, limits)) - self._log_alpha
+        compared = {
+            gate.name: _log_versus(known.get((gate.name, _identity(gate.rule))))
+            for gate in counted
+            if not isinstance(gate.rule, RestartsGate) and gate.rule.compare
+        }
+        together = log_evidence(tuple(compared.values())) if compared else 0.0
+        self._worst = max(compared, key=lambda name: compared[name]) if together >= -self._log_alpha else None
+        self.log_versus_needed = math.log(max(1, len(compared))) - self._log_alpha
+
+    def verdict(self, gate: Gate, rule: CountedRule, evidence: GateEvidence | None, requests: float) -> GateVerdict:
+        """One gate's verdict."""
+        if evidence is None or evidence.canary.count <= 0:
+            return self._without_data(gate, rule, requests)
+        canary, stable, versus = evidence.canary, evidence.stable, evidence.versus
+        limit = limit_of(rule)
+        parts = [f"{gate.name}: canary {describe_tally(rule, canary)}, stable {describe_tally(rule, stable)}"]
+        log_limit, log_versus = -math.inf, -math.inf
+        if limit is not None:
+            log_limit = log_evidence(canary.log_wealth)
+            parts.append(_shown(f"limit {describe_limit(rule)}, evidence", log_limit, self.log_limit_needed))
+        if versus is not None:
+            log_versus = versus.log_evidence()
+            parts.append(_shown("comparison", log_versus, self.log_versus_needed))
+        verdict, conclusion = self._conclude(gate, rule, evidence, log_limit, log_versus)
+        by_limit = log_limit - self.log_limit_needed >= log_versus - self.log_versus_needed
+        log_shown, log_needed = (log_limit, self.log_limit_needed) if by_limit else (log_versus, self.log_versus_needed)
+        shown = math.exp(min(log_shown, _LARGEST_SHOWN))
+        message = "; ".join(parts) + f": {conclusion}"
+        needed = math.exp(log_needed)
+        return GateVerdict(gate.name, verdict, int(canary.count), shown, needed, message, gate.dry_run)
+
+    def _conclude(
+        self, gate: Gate, rule: CountedRule, evidence: GateEvidence, log_limit: float, log_versus: float
+    ) -> tuple[Verdict, str]:
+        canary, stable, limit = evidence.canary, evidence.stable, limit_of(rule)
+        if log_limit >= self.log_limit_needed:
+            if stable.count > 0 and log_evidence(stable.log_wealth) >= self.log_limit_needed:
+                return Verdict.INCONCLUSIVE, "stable breaks the limit too, so it says nothing of the canary"
+            return Verdict.FAIL, "over the limit"
+        if gate.name == self._worst or (gate.dry_run and log_versus >= self.log_versus_needed):
+            return Verdict.FAIL, "worse than stable"
+        if canary.count < self._min_requests:
+            return Verdict.INCONCLUSIVE, f"{self._min_requests} requests are needed"
+        if limit is not None and canary.mean > limit:
+            return Verdict.INCONCLUSIVE, "over the limit, evidence still thin"
+        if evidence.versus is not None and not evidence.versus.could_have_seen(self.log_versus_needed):
+            return Verdict.INCONCLUSIVE, "a difference would not have shown yet"
+        return Verdict.PASS, "pass"
+
+    def _without_data(self, gate: Gate, rule: CountedRule, requests: float) -> GateVerdict:
+        needed = math.exp(self.log_versus_needed)
+        if isinstance(rule, ConfidenceGate) and rule.only_with_reference and requests >= self._min_requests:
+            message = f"{gate.name}: the model has no reference profile, so it is not judged"
+            return GateVerdict(gate.name, Verdict.PASS, 0, 1.0, needed, message, gate.dry_run)
+        message = f"{gate.name}: no requests yet"
+        return GateVerdict(gate.name, Verdict.NO_DATA, 0, 1.0, needed, message, gate.dry_run)
+
+
+def _restarts(gate: Gate, rule: RestartsGate, restarts: Restarts) -> GateVerdict:
+    """Judged on what the pods say now: a crash is no random event to gather evidence on."""
+    verdict, conclusion = Verdict.PASS, "pass"
+    if restarts.canary > rule.max_restarts:
+        verdict, conclusion = Verdict.FAIL, "over the limit"
+        if restarts.stable > rule.max_restarts:
+            verdict, conclusion = Verdict.INCONCLUSIVE, "stable restarts too, so it says nothing of the canary"
+    counted = f"canary {restarts.canary} restarts, stable {restarts.stable}, limit {rule.max_restarts}"
+    return GateVerdict(
+        gate.name, verdict, 0, float(restarts.canary), rule.max_restarts + 1.0,
+        f"{gate.name}: {counted}: {conclusion}", gate.dry_run,
+    )  # fmt: skip
+
+
 def _known(evidence: Evidence) -> dict[tuple[str, str], GateEvidence]:
-    return {(gate.name, gate.limit): gate for gate in evidence.gates}
+    return {(gate.name, gate.rule): gate for gate in evidence.gates}
 
 
-def _observe(rule: GateRule, tally: Tally | None, counts: Counters) -> Tally:
-    match rule:
-        case LatencyGate(max_mean):
-            tally = tally or Tally(0, 0, NO_MEAN_EVIDENCE)
-            return _observe_mean(tally, counts.latency_count, counts.latency_seconds, max_mean.total_seconds())
-        case ConfidenceGate(min_mean):
-            tally = tally or Tally(0, 0, NO_MEAN_EVIDENCE)
-            missing = max(0.0, counts.confidence_count - counts.confidence)
-            return _observe_mean(tally, counts.confidence_count, missing, 1 - min_mean)
-        case ErrorRateGate(max_rate):
-            tally = tally or Tally(0, 0, NO_RATE_EVIDENCE)
-            wealth = bet_on_rate(tally.log_wealth, min(counts.errors, counts.requests), counts.requests, max_rate)
-            return Tally(tally.count + counts.requests, tally.total + counts.errors, wealth)
-        case _:
-            assert_never(rule)
+def _log_versus(evidence: GateEvidence | None) -> float:
+    """A gate without evidence has wealth 1: the weights of the gates never change on the way."""
+    return 0.0 if evidence is None or evidence.versus is None else evidence.versus.log_evidence()
 
 
-def _observe_mean(tally: Tally, count: float, total: float, limit: float) -> Tally:
-    if count <= 0:
-        return tally
-    return Tally(tally.count + count, tally.total + total, bet_on_mean(tally.log_wealth, total / count, limit))
+def _identity(rule: GateRule) -> str:
+    return hashlib.sha256(repr(rule).encode()).hexdigest()[:10]
 
 
-def _verdict(gate: Gate, evidence: GateEvidence | None, needed: float, min_requests: int) -> GateVerdict:
-    if evidence is None or evidence.canary.count <= 0:
-        return GateVerdict(gate.name, Verdict.NO_DATA, 0, 1.0, needed, f"{gate.name}: no requests yet", gate.dry_run)
-    canary, stable = evidence.canary, evidence.stable
-    log_canary, log_needed = log_evidence(canary.log_wealth), math.log(needed)
-    kept = _kept(gate.rule, canary)
-    if log_canary >= log_needed:
-        broken_by_both = stable.count > 0 and log_evidence(stable.log_wealth) >= log_needed
-        verdict = Verdict.INCONCLUSIVE if broken_by_both else Verdict.FAIL
-        conclusion = "stable breaks the limit too, so it says nothing of the canary" if broken_by_both else "fail"
-    elif canary.count < min_requests:
-        verdict, conclusion = Verdict.INCONCLUSIVE, f"{min_requests} requests are needed"
-    elif not kept:
-        verdict, conclusion = Verdict.INCONCLUSIVE, "over the limit, evidence still thin"
-    else:
-        verdict, conclusion = Verdict.PASS, "pass"
-    evidence_value = math.exp(min(log_canary, 60.0))
-    message = (
-        f"{gate.name}: canary {_describe(gate.rule, canary)}, stable {_describe(gate.rule, stable)}, "
-        f"limit {describe_limit(gate.rule)}, evidence {evidence_value:.3g} of {needed:.3g} needed: {conclusion}"
-    )
-    return GateVerdict(gate.name, verdict, int(canary.count), evidence_value, needed, message, gate.dry_run)
-
-
-def _kept(rule: GateRule, tally: Tally) -> bool:
-    mean = tally.total / tally.count
-    match rule:
-        case LatencyGate(max_mean):
-            return mean <= max_mean.total_seconds()
-        case ConfidenceGate(min_mean):
-            return mean <= 1 - min_mean
-        case ErrorRateGate(max_rate):
-            return mean <= max_rate
-        case _:
-            assert_never(rule)
-
-
-def _describe(rule: GateRule, tally: Tally) -> str:
-    if tally.count <= 0:
-        return "no data"
-    mean = tally.total / tally.count
-    match rule:
-        case LatencyGate():
-            return f"{mean * 1000:.1f} ms over {tally.count:.0f} requests"
-        case ConfidenceGate():
-            return f"{1 - mean:.3f} over {tally.count:.0f} texts"
-        case ErrorRateGate():
-            return f"{tally.total:.0f}/{tally.count:.0f} ({mean:.1%})"
-        case _:
-            assert_never(rule)
-
-
-def describe_limit(rule: GateRule) -> str:
-    """The limit in words, e.g. `mean ≤ 120 ms`."""
-    match rule:
-        case LatencyGate(max_mean):
-            return f"mean ≤ {max_mean.total_seconds() * 1000:.0f} ms"
-        case ConfidenceGate(min_mean):
-            return f"mean ≥ {min_mean}"
-        case ErrorRateGate(max_rate):
-            return f"rate ≤ {max_rate:.1%}"
-        case _:
-            assert_never(rule)
+def _shown(what: str, log_value: float, log_needed: float) -> str:
+    return f"{what} {math.exp(min(log_value, _LARGEST_SHOWN)):.3g} of {math.exp(log_needed):.3g} needed"

@@ -7,18 +7,27 @@ and starts at zero too; a pod that has gone since the window's start contributes
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from datetime import datetime
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 
 Revision: TypeAlias = str
 Pod: TypeAlias = str
+Combine: TypeAlias = Callable[[float, float], float]
+
+NO_BUCKETS: Final = (0.0,) * (2 * len(COMPARED_LATENCIES_SECONDS))
+_NO_WARM_UP: Final = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Cumulative counters of one pod, or their differences over a window. Seconds for sums of time."""
+    """Cumulative counters of one pod, or their differences over a window. Seconds for sums of time.
+
+    `within` counts the requests that took at most b, then at most 1.1·b, for each of COMPARED_LATENCIES_SECONDS.
+    """
 
     requests: float = 0.0
     errors: float = 0.0
@@ -26,40 +35,71 @@ class Counters:
     latency_count: float = 0.0
     confidence: float = 0.0
     confidence_count: float = 0.0
+    low_confidence: float = 0.0
+    within: tuple[float, ...] = NO_BUCKETS
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+        return self._each(other, lambda one, another: one + another)
 
     def since(self, earlier: Counters) -> Counters:
         """What was counted since `earlier`, each counter on its own: one that fell has been reset and starts at zero."""
+        return self._each(earlier, lambda now, before: now - before if now >= before else now)
+
+    def _each(self, other: Counters, combine: Combine) -> Counters:
         return Counters(
-            *(_difference(getattr(self, field.name), getattr(earlier, field.name)) for field in fields(self))
+            combine(self.requests, other.requests),
+            combine(self.errors, other.errors),
+            combine(self.latency_seconds, other.latency_seconds),
+            combine(self.latency_count, other.latency_count),
+            combine(self.confidence, other.confidence),
+            combine(self.confidence_count, other.confidence_count),
+            combine(self.low_confidence, other.low_confidence),
+            tuple(combine(one, another) for one, another in zip(self.within, other.within, strict=True)),
         )
 
 
-Reading: TypeAlias = Mapping[tuple[Revision, Pod], Counters]
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one pod's counters were at an instant, and since when it has been ready; None when it does not say."""
+
+    counters: Counters
+    ready_at: datetime | None = None
+
+
+Reading: TypeAlias = Mapping[tuple[Revision, Pod], Sample]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The counts of one release between two instants, by revision."""
+    """The counts of one release between two instants, by revision.
+
+    `warm` leaves out pods that were not yet warm at the start; `pods` are the cumulative counters of each warm pod at the start, known
+    before the window begins: how far pods of one revision are lastingly apart.
+    """
 
     start: datetime
     end: datetime
     by_revision: Mapping[Revision, Counters]
+    warm: Mapping[Revision, Counters] = field(default_factory=dict)
+    pods: Mapping[Revision, tuple[Counters, ...]] = field(default_factory=dict)
 
     def of(self, revision: Revision) -> Counters:
-        """Counts of one revision; zeros when it was not seen."""
+        """Counters of one revision; zeros when it was not seen."""
         return self.by_revision.get(revision, Counters())
 
 
-def subtract(start: datetime, at_start: Reading, end: datetime, at_end: Reading) -> Window:
+def subtract(
+    start: datetime, at_start: Reading, end: datetime, at_end: Reading, warm_up: timedelta = _NO_WARM_UP
+) -> Window:
     """The window between two readings of one release's pods."""
-    totals: defaultdict[Revision, Counters] = defaultdict(Counters)
-    for (revision, pod), counters in at_end.items():
-        totals[revision] += counters.since(at_start.get((revision, pod), Counters()))
-    return Window(start, end, dict(totals))
-
-
-def _difference(now: float, before: float) -> float:
-    return now - before if now >= before else now
+    everything: defaultdict[Revision, Counters] = defaultdict(Counters)
+    warm: defaultdict[Revision, Counters] = defaultdict(Counters)
+    pods: defaultdict[Revision, tuple[Counters, ...]] = defaultdict(tuple)
+    for (revision, pod), sample in at_end.items():
+        before = at_start.get((revision, pod), Sample(Counters())).counters
+        counted = sample.counters.since(before)
+        everything[revision] += counted
+        if sample.ready_at is None or sample.ready_at + warm_up <= start:
+            warm[revision] += counted
+            pods[revision] += (before,)
+    return Window(start, end, dict(everything), dict(warm), dict(pods))

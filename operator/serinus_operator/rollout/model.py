@@ -223,6 +223,7 @@ class Workload:
 
     side: Side
     problem: tuple[str, str] | None = None
+    restarts: int = 0  # of the pods' containers
 
 
 class JobState(StrEnum):

@@ -1,0 +1,121 @@
+"""Canary versus stable: which 2×2 tables a gate makes of a window, and the evidence that it has gathered from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
+from serinus_operator.gates.betting import NO_RATE_EVIDENCE, LogWealth, bet_on_low_rate, log_evidence
+from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerance
+from serinus_operator.gates.limits import CountedRule
+from serinus_operator.gates.tables import Table
+from serinus_operator.gates.windows import Counters, Window
+from serinus_operator.spec import ConfidenceGate, ErrorRateGate, LatencyGate
+
+# A canary that is shown to have fewer bad requests than this needs no comparison: there is too little to compare.
+_HARMLESS_RATE: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class TableEvidence:
+    """Evidence from one kind of table: is the canary worse; has it hardly any bad request; has stable hardly any good one."""
+
+    comparison: Comparison = field(default_factory=Comparison)
+    canary_hardly_bad: LogWealth = NO_RATE_EVIDENCE
+    stable_hardly_good: LogWealth = NO_RATE_EVIDENCE
+
+    def add(self, table: Table, tolerance: float, harmless: float) -> TableEvidence:
+        """The evidence with one more window's table."""
+        good = table.stable_total - table.stable_bad
+        return TableEvidence(
+            compare(self.comparison, table, tolerance),
+            bet_on_low_rate(self.canary_hardly_bad, table.canary_bad, table.canary_total, harmless),
+            bet_on_low_rate(self.stable_hardly_good, good, table.stable_total, _HARMLESS_RATE),
+        )
+
+    def has_nothing_to_see(self, log_needed: float) -> bool:
+        """Shown that there is too little to compare: hardly any bad request in the canary, or hardly any good one in stable."""
+        return max(log_evidence(self.canary_hardly_bad), log_evidence(self.stable_hardly_good)) >= log_needed
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """One gate's comparison: evidence for each kind of table that it makes of a window."""
+
+    tables: tuple[TableEvidence, ...]
+
+    def log_evidence(self) -> float:
+        """log of the mean wealth over the tables."""
+        return log_evidence([log_worse(table.comparison) for table in self.tables])
+
+    def could_have_seen(self, log_needed: float) -> bool:
+        """Would doubled odds have shown by now in one table, or has every table nothing to see? Passing takes power, not only patience."""
+        powerful = any(log_power(table.comparison) >= log_needed for table in self.tables)
+        return powerful or all(table.has_nothing_to_see(log_needed) for table in self.tables)
+
+
+def add_window(rule: CountedRule, before: Versus | None, window: Window, canary: str, stable: str) -> Versus:
+    """The evidence with one more window. A side without a request in the window leaves it as it was."""
+    tables = _tables(rule, window, canary, stable)
+    before = before or Versus((TableEvidence(),) * len(tables))
+    if tables[0].canary_total == 0 or tables[0].stable_total == 0:
+        return before
+    tolerances, harmless = _tolerances(rule, window.pods.get(stable, ())), harmless_rate(rule)
+    added = zip(before.tables, tables, tolerances, strict=True)
+    return Versus(tuple(evidence.add(table, tolerance, harmless) for evidence, table, tolerance in added))
+
+
+def harmless_rate(rule: CountedRule) -> float:
+    """The share of bad requests below which there is nothing to compare: the gate's own limit where it has one."""
+    return rule.max_rate if isinstance(rule, ErrorRateGate) and rule.max_rate is not None else _HARMLESS_RATE
+
+
+def _tables(rule: CountedRule, window: Window, canary: str, stable: str) -> tuple[Table, ...]:
+    match rule:
+        case ErrorRateGate():
+            ours, theirs = window.of(canary), window.of(stable)
+            return (_table(ours.requests, ours.errors, theirs.requests, theirs.errors),)
+        case ConfidenceGate():
+            ours, theirs = window.of(canary), window.of(stable)
+            return (_table(ours.confidence_count, ours.low_confidence, theirs.confidence_count, theirs.low_confidence),)
+        case LatencyGate():
+            ours, theirs = window.warm.get(canary, Counters()), window.warm.get(stable, Counters())
+            pairs = range(len(COMPARED_LATENCIES_SECONDS))
+            return tuple(
+                _table(
+                    ours.latency_count,
+                    ours.latency_count - ours.within[2 * pair + 1],  # slower than 1.1·b
+                    theirs.latency_count,
+                    theirs.latency_count - theirs.within[2 * pair],  # slower than b
+                )
+                for pair in pairs
+            )
+        case _:
+            assert_never(rule)
+
+
+def _table(canary_total: float, canary_bad: float, stable_total: float, stable_bad: float) -> Table:
+    """Counters of one scrape may be a request apart from each other: what is bad is at most what there is."""
+    ours, theirs = math.floor(canary_total), math.floor(stable_total)
+    return Table(ours, min(ours, max(0, round(canary_bad))), theirs, min(theirs, max(0, round(stable_bad))))
+
+
+def _tolerances(rule: CountedRule, pods: tuple[Counters, ...]) -> tuple[float, ...]:
+    """What the gate tolerates, or how far stable's own pods lastingly are from each other, if that is more."""
+    match rule:
+        case ErrorRateGate():
+            apart = pod_tolerance([pod.errors for pod in pods], [pod.requests for pod in pods])
+            return (max(rule.tolerance, apart),)
+        case ConfidenceGate():
+            apart = pod_tolerance([pod.low_confidence for pod in pods], [pod.confidence_count for pod in pods])
+            return (max(rule.tolerance, apart),)
+        case LatencyGate():
+            counts = [pod.latency_count for pod in pods]
+            return tuple(
+                pod_tolerance([pod.latency_count - pod.within[2 * pair] for pod in pods], counts)
+                for pair in range(len(COMPARED_LATENCIES_SECONDS))
+            )
+        case _:
+            assert_never(rule)
