@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test demo cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test demo bench-gates cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: setup lint types imports  ## everything; what CI runs
 
 demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
 	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)
+
+bench-gates: setup  ## how often the gates fail good releases and how soon bad ones (2000 releases for each noise: an hour; RELEASES=200 for less)
+	$(PYTHON) -m tests.bench.gates $(if $(RELEASES),--releases $(RELEASES))
 
 cluster:  ## start a real Kubernetes cluster on this machine (10 seconds; the first time 12 minutes, as root); `make cluster-down` ends it
 	python3 -m tests.cluster up

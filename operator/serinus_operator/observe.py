@@ -68,14 +68,20 @@ def verify_jobs(children: Children) -> dict[str, VerifyJob]:
 
 
 def command(release: JSON) -> Command | None:
-    """The `serinus.dev/command` annotation: {"id": …, "verb": …}. Anything else is a command with an unknown verb."""
+    """The `serinus.dev/command` annotation: {"id": …, "verb": …, "revision"?: …, "step"?: …}. Anything else is an unknown verb."""
     text = (release["metadata"].get("annotations") or {}).get(COMMAND_ANNOTATION)
     if text is None:
         return None
     try:
         data = json.loads(text)
-        return Command(str(data["id"]), str(data["verb"]))
-    except (ValueError, KeyError, TypeError):
+        revision, step = data.get("revision"), data.get("step")
+        return Command(
+            str(data["id"]),
+            str(data["verb"]),
+            None if revision is None else str(revision),
+            None if step is None else int(step),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         return Command(text[:64], "unreadable")
 
 

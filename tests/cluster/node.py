@@ -5,8 +5,10 @@ Needs root. Everything of it lives in one folder, and `stop` takes all of it awa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -104,6 +106,8 @@ class Node:
         for link in (_BRIDGE, NODE):
             _command("ip", "link", "delete", link)
         _command(*program("kube-proxy"), "--cleanup")
+        _forget_rules()
+        _remove_cgroups()
         for folder in (self._kubelet, self.folder / "containerd-state", self.folder / "cni-addresses"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -179,6 +183,23 @@ state = "{self.folder / "containerd-state"}"
             "mode": "iptables",
             "conntrack": {"maxPerCore": 0},
         }
+
+
+def _forget_rules() -> None:
+    """Takes out of iptables what kubelet, kube-proxy and our CNI network put there, and nothing else."""
+    saved = _command("iptables-save").stdout
+    chains = re.findall(rf'-A POSTROUTING .*name: \\"{_NETWORK}\\".* -j (CNI-[0-9a-f]+)', saved)
+    ours = ("KUBE-", *chains)
+    kept = [line for line in saved.splitlines(keepends=True) if not any(name in line for name in ours)]
+    subprocess.run(["iptables-restore"], input="".join(kept), text=True, capture_output=True, timeout=60)
+
+
+def _remove_cgroups() -> None:
+    """Pods' cgroups, leaves first; one that still has processes (of another kubelet) refuses to go, and stays."""
+    for top in (*Path("/sys/fs/cgroup").glob("*/kubepods"), Path("/sys/fs/cgroup/kubepods")):
+        for folder, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
 
 
 def _resolver() -> str:

@@ -242,3 +242,50 @@ def test_crash_before_the_status_is_stored_ends_the_same() -> None:
 @given(st.integers(0, 10**9).map(lambda count: timedelta(milliseconds=count)))
 def test_a_duration_reads_back_as_it_was_written(duration: timedelta) -> None:
     assert parse_duration(format_duration(duration), "spec") == duration
+
+
+def test_a_person_pauses_and_resumes_a_rollout() -> None:
+    world = challenged().run(8)
+    world.command = Command("1", "pause")
+    world.run(60)
+    assert world.status.phase is Phase.PAUSED
+    assert world.status.canary is not None
+    world.command = Command("2", "resume")
+    world.run(80)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "2"
+
+
+def test_full_promotion_skips_what_is_left_but_never_verify() -> None:
+    world = challenged().run(1)
+    world.command = Command("1", "promote-full")
+    world.run(1)
+    assert world.status.command is not None
+    assert "verify has not passed" in world.status.command.outcome
+    world.run(8)
+    world.verdict = Verdict.INCONCLUSIVE
+    world.command = Command("2", "promote-full")
+    world.run(30)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "2"
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (Command("1", "promote", revision="another"), "is not on trial"),
+        (Command("1", "promote", step=9), "step 9 has passed"),
+        (Command("1", "resume"), "no command has paused it"),
+        (Command("1", "retry"), "has not been rejected"),
+        (Command("1", "dance"), "the verbs are"),
+    ],
+)
+def test_a_command_for_what_has_passed_is_refused_with_the_reason(command: Command, why: str) -> None:
+    world = challenged().run(8)
+    world.command = command
+    before = world.status.step
+    world.run(1)
+    assert world.status.command is not None
+    assert world.status.command.outcome.startswith("refused: ")
+    assert why in world.status.command.outcome
+    assert before is not None

@@ -73,6 +73,7 @@ class Canary:
     started_at: datetime
     ready: int = 0
     verified: bool = False
+    paused: bool = False  # by a person's command
     ending: Result | None = None
     reason: str = ""
 
@@ -245,10 +246,12 @@ class VerifyJob:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A person's wish, from the annotation."""
+    """A person's wish, from the annotation. `revision` and `step` (from 1) say what the person was looking at, where they are given."""
 
     id: str
     verb: str
+    revision: str | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import registry_moves
+from serinus_operator.rollout.commands import answer
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import (
     AnalysisResult,
     ApplyServing,
     Canary,
-    Command,
-    CommandAnswer,
     DeleteDeployment,
     DeleteVerifyJob,
     HistoryEntry,
@@ -42,7 +40,7 @@ from serinus_operator.rollout.model import (
 )
 from serinus_operator.rollout.movement import move
 from serinus_operator.rollout.revision import steps_hash, target_of
-from serinus_operator.rollout.steps import effective_steps, end, step_finished
+from serinus_operator.rollout.steps import effective_steps, end, fresh_step, step_finished
 from serinus_operator.rollout.summary import summarise
 from serinus_operator.spec import Spec
 
@@ -52,7 +50,7 @@ def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResul
     draft = Draft(spec, status, observed, analysis, now, release, status)
     adopt_target(draft)
     if observed.command is not None and (status.command is None or status.command.id != observed.command.id):
-        answer_command(draft, observed.command)
+        answer(draft, observed.command)
     if end_is_due(draft):
         withdraw(draft)
     elif draft.status.canary is not None or rollout_is_due(draft):
@@ -74,35 +72,6 @@ def adopt_target(draft: Draft) -> None:
     known = draft.status.target
     if known is None or known.revision != target.revision:
         draft.update(target=target)
-
-
-def answer_command(draft: Draft, command: Command) -> None:
-    """Does what a person asked for, or says why not; either way exactly once per command id."""
-    outcome = _obey(draft, command)
-    draft.update(command=CommandAnswer(command.id, command.verb, outcome, draft.now))
-    draft.say("Command", f"{command.verb}: {outcome}", warning=outcome.startswith("refused"))
-
-
-def _obey(draft: Draft, command: Command) -> str:
-    status = draft.status
-    match command.verb:
-        case "promote":
-            if status.canary is None or status.step is None or status.canary.ending is not None:
-                return "refused: no rollout is in progress"
-            draft.update(step=replace(status.step, released=True))
-            return f"step {status.step.index + 1} released"
-        case "abort":
-            if status.canary is None or status.canary.ending is not None:
-                return "refused: no rollout is in progress"
-            end(draft, Result.ABORTED, "aborted by a person")
-            return f"revision {status.canary.revision} is withdrawn"
-        case "retry":
-            if status.target is None or not status.target.rejected:
-                return "refused: the target has not been rejected"
-            draft.update(target=replace(status.target, rejected=False, reason=""))
-            return f"revision {status.target.revision} is tried again"
-        case _:
-            return "refused: the verbs are promote, abort and retry"
 
 
 def end_is_due(draft: Draft) -> bool:
@@ -140,7 +109,7 @@ def roll(draft: Draft) -> None:
         if _step(draft).index + 1 == len(steps):
             promote(draft)
             return
-        draft.update(step=replace(_fresh_step(draft, _step(draft).hash), index=_step(draft).index + 1))
+        draft.update(step=fresh_step(draft, _step(draft).hash, _step(draft).index + 1))
     if draft.status.canary is not None and draft.status.canary.ending is not None:
         withdraw(draft)
         return
@@ -157,11 +126,7 @@ def _start(draft: Draft) -> None:
 
 def _restart_if_edited(draft: Draft, steps: str) -> None:
     if draft.status.step is None or draft.status.step.hash != steps:
-        draft.update(step=_fresh_step(draft, steps), weight=Weight())
-
-
-def _fresh_step(draft: Draft, steps: str) -> StepState:
-    return StepState(index=0, hash=steps, started_at=draft.now, progressed_at=draft.now)
+        draft.update(step=fresh_step(draft, steps), weight=Weight())
 
 
 def _step(draft: Draft) -> StepState:
@@ -170,11 +135,13 @@ def _step(draft: Draft) -> StepState:
 
 
 def _held(draft: Draft) -> bool:
-    """Steps wait while the spec says `paused`, while the registry names no version, and with no replicas to divide."""
+    """Steps wait while the spec or a person says `paused`, while the registry names no version, and with no replicas to divide."""
     resolution = draft.observed.resolution
     unresolved = not isinstance(resolution, Resolved) and not resolution.passing
-    ending = draft.status.canary is not None and draft.status.canary.ending is not None
-    return draft.spec.paused or unresolved or ending or draft.spec.replicas == 0
+    canary = draft.status.canary
+    ending = canary is not None and canary.ending is not None
+    paused = draft.spec.paused or (canary is not None and canary.paused)
+    return paused or unresolved or ending or draft.spec.replicas == 0
 
 
 def withdraw(draft: Draft) -> None:

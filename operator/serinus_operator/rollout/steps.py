@@ -29,6 +29,11 @@ def effective_steps(steps: tuple[Step, ...], *, first: bool) -> tuple[Step, ...]
     return steps if steps and steps[-1] == SetWeight(100) else (*steps, SetWeight(100))
 
 
+def fresh_step(draft: Draft, steps: str, index: int = 0) -> StepState:
+    """The state of a step that begins now; `steps` is the hash of the steps that it is one of."""
+    return StepState(index=index, hash=steps, started_at=draft.now, progressed_at=draft.now)
+
+
 def step_finished(draft: Draft, step: Step) -> bool:
     """Has the current step finished? May raise the weight, ask for a verify Job, or end the rollout."""
     match step:

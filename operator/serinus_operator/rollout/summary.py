@@ -52,7 +52,7 @@ def _paused(draft: Draft) -> bool:
     if canary is None or canary.ending is not None or step is None:
         return False
     steps = effective_steps(draft.spec.strategy.steps, first=draft.status.stable is None)
-    return draft.spec.paused or waits_for_person(draft, steps[step.index])
+    return draft.spec.paused or canary.paused or waits_for_person(draft, steps[step.index])
 
 
 def _phase(draft: Draft, *, ready: bool, paused: bool) -> Phase:
