@@ -33,7 +33,11 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
     space = model.manifest.space
     telemetry.model_info.labels(model.name, model.version, space, model.manifest.digest, encoder.backend).set(1)
     batcher = Batcher(
-        encoder, telemetry, max_batch_tokens=settings.max_batch_tokens, queue_tokens=settings.queue_tokens
+        encoder,
+        telemetry,
+        max_batch_tokens=settings.max_batch_tokens,
+        queue_tokens=settings.queue_tokens,
+        queue_seconds=settings.queue_seconds,
     )
 
     @asynccontextmanager

@@ -31,9 +31,18 @@ class _Item:
 class Batcher:
     """One encoder with its queue. `start` before `encode`, `stop` at the end."""
 
-    def __init__(self, encoder: Encoder, telemetry: Telemetry, *, max_batch_tokens: int, queue_tokens: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        telemetry: Telemetry,
+        *,
+        max_batch_tokens: int,
+        queue_tokens: int,
+        queue_seconds: float = 10.0,
+    ) -> None:
         self._encoder, self._telemetry = encoder, telemetry
         self._max_batch_tokens, self._queue_tokens = max_batch_tokens, queue_tokens
+        self._queue_seconds = queue_seconds
         self._waiting: deque[_Item] = deque()
         self._admitted_tokens = 0
         self._tokens_per_second = 1000.0
@@ -66,8 +75,10 @@ class Batcher:
         total = sum(len(tokens) for tokens in token_lists)
         if not self.alive:
             raise EncoderCrashed("the encoder has stopped; this server is about to be replaced")
-        if self._admitted_tokens and self._admitted_tokens + total > self._queue_tokens:
-            raise Overloaded(max(1, round(self._admitted_tokens / self._tokens_per_second)))
+        wait_seconds = self._admitted_tokens / self._tokens_per_second
+        full = self._admitted_tokens + total > self._queue_tokens or wait_seconds > self._queue_seconds
+        if self._admitted_tokens and full:
+            raise Overloaded(max(1, round(wait_seconds)))
         items = [_Item(tokens) for tokens in token_lists]
         self._admit(total)
         try:

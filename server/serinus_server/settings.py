@@ -44,4 +44,10 @@ class Settings(BaseSettings):
     queue_tokens: int = Field(
         default=262_144, gt=0, alias="SERINUS_QUEUE_TOKENS", description="admitted tokens; beyond them 429"
     )
+    queue_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        alias="SERINUS_QUEUE_SECONDS",
+        description="expected wait at the measured throughput beyond which a request gets 429",
+    )
     connection_age_seconds: float = Field(default=60.0, gt=0, alias="SERINUS_CONNECTION_AGE_SECONDS")

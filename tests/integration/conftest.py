@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from tests.cluster.binaries import tail
 from tests.cluster.control_plane import ControlPlane
+from tests.integration.team import MlflowClient, Team
 
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_contract.verification import Check, VerifyReport
@@ -281,6 +282,14 @@ def operator(control_plane: ControlPlane, mlflow_server: str, metrics: Metrics, 
     yield started
     started.stop()
     assert "Traceback" not in started.log.read_text(), tail(started.log, 60)
+
+
+@pytest.fixture
+def team(control_plane: ControlPlane, mlflow_server: str, request: pytest.FixtureRequest) -> Iterator[Team]:
+    registry = MlflowClient(tracking_uri=mlflow_server, registry_uri=mlflow_server)
+    name = request.node.name.removeprefix("test_")[:38].strip("_").replace("_", "-")
+    yield Team(control_plane, registry, name)
+    control_plane.kubectl("delete", "modelrelease", name, "--ignore-not-found")
 
 
 def _answers(url: str) -> bool:

@@ -193,8 +193,11 @@ def test_aged_connections_are_closed(packaged: Path, tmp_path: Path) -> None:
     assert stop(served) == 0
 
 
-def test_full_queue_answers_429_with_retry_after(packaged: Path, tmp_path: Path, corpus: list[str]) -> None:
-    served = start(packaged, tmp_path / "server.log", SERINUS_DRAIN_SECONDS="0", SERINUS_QUEUE_TOKENS="600")
+@pytest.mark.parametrize("limit", [{"SERINUS_QUEUE_TOKENS": "600"}, {"SERINUS_QUEUE_SECONDS": "0.05"}])
+def test_full_or_slow_queue_answers_429_with_retry_after(
+    limit: dict[str, str], packaged: Path, tmp_path: Path, corpus: list[str]
+) -> None:
+    served = start(packaged, tmp_path / "server.log", SERINUS_DRAIN_SECONDS="0", **limit)
     served.wait_ready()
     answers: list[httpx.Response] = []
     threads = [threading.Thread(target=lambda: answers.append(predict(served, corpus[:40]))) for _ in range(8)]

@@ -16,6 +16,8 @@ from serinus_operator.spec import ConfidenceGate, ErrorRateGate, LatencyGate
 
 # A canary that is shown to have fewer bad requests than this needs no comparison: there is too little to compare.
 _HARMLESS_RATE: Final = 0.01
+# So many texts of a model's own reference are below its lowest decile: a canary that has fewer is at home in its traffic.
+_REFERENCE_SHARE: Final = 0.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,16 @@ def add_window(rule: CountedRule, before: Versus | None, window: Window, canary:
 
 
 def harmless_rate(rule: CountedRule) -> float:
-    """The share of bad requests below which there is nothing to compare: the gate's own limit where it has one."""
-    return rule.max_rate if isinstance(rule, ErrorRateGate) and rule.max_rate is not None else _HARMLESS_RATE
+    """The share of bad requests below which there is nothing to compare."""
+    match rule:
+        case ErrorRateGate(max_rate):
+            return _HARMLESS_RATE if max_rate is None else max_rate
+        case ConfidenceGate():
+            return _REFERENCE_SHARE
+        case LatencyGate():
+            return _HARMLESS_RATE
+        case _:
+            assert_never(rule)
 
 
 def _tables(rule: CountedRule, window: Window, canary: str, stable: str) -> tuple[Table, ...]:

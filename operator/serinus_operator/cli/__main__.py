@@ -1,0 +1,131 @@
+"""`kubectl modelrelease VERB NAME`, installed as `kubectl-modelrelease`. A command that changed nothing exits non-zero and says why."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+from rich.console import Console, Group
+from rich.live import Live
+
+from serinus_operator.cli import views
+from serinus_operator.cli.cluster import Cluster
+
+_PROGRAM = "kubectl-modelrelease"
+_REFRESH_SECONDS = 1.0
+_EXIT = {"Healthy": 0, "Degraded": 1}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--namespace", "-n", help="Namespace; default: that of the kubeconfig's context.")
+@click.option("--context", "kube_context", help="Context of the kubeconfig.")
+@click.version_option(package_name="serinus")
+@click.pass_context
+def cli(context: click.Context, /, namespace: str | None, kube_context: str | None) -> None:
+    """See and steer rollouts of embedding models."""
+    context.obj = lambda: Cluster(kube_context, namespace)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--watch", "-w", is_flag=True, help="Draw it anew every second until interrupted.")
+@click.pass_obj
+def get(connect: Callable[[], Cluster], name: str | None, watch: bool) -> None:
+    """Show releases, or one with its pods, step, and gates."""
+    cluster = connect()
+
+    def draw() -> Any:
+        return views.tree(cluster.release(name), cluster.pods(name)) if name else views.overview(cluster.releases())
+
+    console = Console()
+    if not watch:
+        console.print(draw())
+        return
+    with Live(draw(), console=console, screen=False, auto_refresh=False) as live:
+        while True:
+            time.sleep(_REFRESH_SECONDS)
+            live.update(Group(draw()), refresh=True)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Wait until the release is at rest or a person is needed.")
+@click.option("--timeout", default=1800.0, show_default=True, help="Seconds to wait.")
+@click.pass_obj
+def status(connect: Callable[[], Cluster], name: str, wait: bool, timeout: float) -> None:
+    """Say how a release is. Exit status: 0 healthy, 1 rejected or unresolved, 2 under way or paused."""
+    cluster, ends_at, said = connect(), time.monotonic() + timeout, ""
+    while True:
+        release = cluster.release(name)
+        now = release.get("status") or {}
+        seen = now.get("observedGeneration") == release["metadata"]["generation"]
+        phase, message = now.get("phase", "Unknown"), now.get("message", "")
+        if (line := f"{phase}: {message}") != said:
+            click.echo(line)
+            said = line
+        settled = seen and phase in (*_EXIT, "Paused")
+        if settled or not wait:
+            sys.exit(_EXIT.get(phase, 2) if seen else 2)
+        if time.monotonic() > ends_at:
+            raise click.ClickException(f"not at rest after {timeout:.0f} s")
+        time.sleep(_REFRESH_SECONDS)
+
+
+@cli.command()
+@click.argument("name")
+@click.pass_obj
+def history(connect: Callable[[], Cluster], name: str) -> None:
+    """Show the rollouts of a release, newest first."""
+    Console(soft_wrap=True).print(views.history(connect().release(name)))
+
+
+def _verb(verb: str, text: str) -> None:
+    @cli.command(name=verb, help=text)
+    @click.argument("name")
+    @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the operator's answer.")
+    @click.pass_obj
+    def command(connect: Callable[[], Cluster], name: str, timeout: float) -> None:
+        cluster = connect()
+        click.echo(cluster.command(cluster.release(name), verb, timeout))
+
+
+for _name, _text in (
+    ("pause", "Hold the rollout where it is."),
+    ("resume", "Go on after `pause`."),
+    ("abort", "Withdraw the canary; its target stays rejected."),
+    ("retry", "Try a rejected target again."),
+):
+    _verb(_name, _text)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--full", is_flag=True, help="Skip all steps that are left, except verify.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the operator's answer.")
+@click.pass_obj
+def promote(connect: Callable[[], Cluster], name: str, full: bool, timeout: float) -> None:
+    """Release the current step: end a pause, or an analysis without verdict."""
+    cluster = connect()
+    click.echo(cluster.command(cluster.release(name), "promote-full" if full else "promote", timeout))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a shell's completion script: `source <(kubectl-modelrelease completion bash)`."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, _PROGRAM, "_KUBECTL_MODELRELEASE_COMPLETE").source())
+
+
+def main() -> None:
+    """Runs the plugin."""
+    cli(prog_name=_PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

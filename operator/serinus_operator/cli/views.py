@@ -1,0 +1,109 @@
+"""Releases as people read them. Pure: JSON of the API in, rich renderables out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from rich.table import Table
+from rich.tree import Tree
+
+from serinus_contract.names import REVISION_LABEL
+
+JSON: TypeAlias = dict[str, Any]
+
+_STYLES = {
+    "Healthy": "green", "Progressing": "cyan", "Paused": "yellow", "Degraded": "red",
+    "Pass": "green", "Fail": "red", "Inconclusive": "yellow", "NoData": "yellow", "Error": "red",
+    "Promoted": "green", "RolledBack": "red", "Aborted": "yellow", "Superseded": "cyan",
+}  # fmt: skip
+
+
+def tree(release: JSON, pods: Sequence[JSON]) -> Tree:
+    """One release with its revisions, their pods, and the gates."""
+    status, metadata = release.get("status") or {}, release["metadata"]
+    top = Tree(
+        f"[bold]{metadata['namespace']}/{metadata['name']}[/bold]  {_coloured(status.get('phase', 'not seen by the operator yet'))}"
+    )
+    if status.get("message"):
+        top.add(status["message"])
+    for role in ("stable", "canary"):
+        revision = status.get(role)
+        if revision:
+            share = _share(status) if role == "canary" else ""
+            title = f"{role}: model version {revision['version']}, revision {revision['revision']}, space {revision['space']}{share}"
+            branch = top.add(title)
+            for pod in pods:
+                if pod["metadata"]["labels"].get(REVISION_LABEL) == revision["revision"]:
+                    branch.add(_pod(pod))
+    if status.get("stepLabel"):
+        top.add(
+            f"step {status['stepLabel']}"
+            + ("  [yellow]paused[/yellow]" if (status.get("canary") or {}).get("paused") else "")
+        )
+    if status.get("gates"):
+        gates = top.add("gates")
+        for gate in status["gates"]:
+            dry = " (dry run)" if gate.get("dryRun") else ""
+            gates.add(f"{_coloured(gate['verdict'])}{dry}  {gate['message']}")
+    return top
+
+
+def overview(releases: Sequence[JSON]) -> Table:
+    """One line a release."""
+    table = Table(*("NAME", "PHASE", "STABLE", "CANARY", "WEIGHT", "STEP", "VERDICT"), box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+    for release in releases:
+        status = release.get("status") or {}
+        canary = status.get("canary") or {}
+        weight = status.get("weight", {}).get("desired")
+        table.add_row(
+            release["metadata"]["name"],
+            _coloured(status.get("phase", "")),
+            (status.get("stable") or {}).get("version", ""),
+            canary.get("version", ""),
+            f"{weight} %" if weight else "",
+            status.get("stepLabel", ""),
+            _coloured(status.get("verdict", "")),
+        )
+    return table
+
+
+def history(release: JSON) -> Table:
+    """What was rolled out, newest first."""
+    table = Table("ENDED", "VERSION", "REVISION", "RESULT", "TOOK", "REASON", box=None, pad_edge=False)
+    for entry in (release.get("status") or {}).get("history") or []:
+        took = datetime.fromisoformat(entry["endedAt"]) - datetime.fromisoformat(entry["startedAt"])
+        table.add_row(
+            entry["endedAt"][:19] + "Z",
+            entry["version"],
+            entry["revision"],
+            _coloured(entry["result"]),
+            f"{took.total_seconds():.0f} s",
+            entry["reason"],
+        )
+    return table
+
+
+def _share(status: JSON) -> str:
+    weight = status.get("weight") or {}
+    return f", {weight['desired']} % wanted" if weight.get("desired") else ""
+
+
+def _pod(pod: JSON) -> str:
+    status = pod.get("status") or {}
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or [])
+    leaving = pod["metadata"].get("deletionTimestamp")
+    state = (
+        "[yellow]terminating[/yellow]"
+        if leaving
+        else ("[green]ready[/green]" if ready else f"[yellow]{status.get('phase')}[/yellow]")
+    )
+    restarts = sum(each.get("restartCount", 0) for each in status.get("containerStatuses") or [])
+    return f"{pod['metadata']['name']}  {state}" + (f"  {restarts} restarts" if restarts else "")
+
+
+def _coloured(word: str) -> str:
+    return f"[{_STYLES[word]}]{word}[/{_STYLES[word]}]" if word in _STYLES else word
