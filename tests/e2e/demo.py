@@ -28,6 +28,7 @@ RELEASE = f"modelrelease/{NAME}"
 EXAMPLE = ROOT / "examples" / "modelrelease.yaml"
 NODE_PORT = 30801
 REQUESTS_PER_SECOND = 20.0
+BUSY_REQUESTS_PER_SECOND = 50.0  # while version 2 is judged: the more requests, the sooner a verdict
 STARVED_CPU = (
     "80m"  # 8 ms in 100 ms, where an answer takes 10 ms: slow, yet not so slow that its five requests a second pile up
 )
@@ -82,7 +83,9 @@ class Demo:
         """Version 2, briefly fine-tuned, goes through canary and analyses to promotion."""
         self.tell("version 2: fine-tuned for a few steps; registering and moving the alias `challenger` to it")
         self.tell(self.stage.register(model, "--alias", "challenger"))
+        self.traffic.requests_per_second = BUSY_REQUESTS_PER_SECOND
         self.follow("version 2 promoted", lambda release: _serves(release, "2"))
+        self.traffic.requests_per_second = REQUESTS_PER_SECOND
         self.expect("alias champion is on version 2", lambda: self._aliases().get("champion") == "2")
         self.expect(
             "version 2 is in Production, version 1 Archived",

@@ -17,7 +17,7 @@ _TIMEOUT_SECONDS = 30.0
 
 @dataclass
 class Traffic:
-    """Sends in a thread of its own from `start` to `stop`. What is counted may be read at any time."""
+    """Sends in a thread of its own from `start` to `stop`. Counts may be read, and the rate changed, at any time."""
 
     url: str
     texts: Sequence[str]
@@ -46,12 +46,13 @@ class Traffic:
         return sum(self.by_version.values())
 
     async def _run(self) -> None:
-        began = time.monotonic()
+        began = due = time.monotonic()
         async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS) as client, asyncio.TaskGroup() as tasks:
             while not self._stop.is_set() and time.monotonic() - began < _MOST_SECONDS:
                 tasks.create_task(self._send(client, self.sent))
                 self.sent += 1
-                await asyncio.sleep(max(0.0, began + self.sent / self.requests_per_second - time.monotonic()))
+                due += 1 / self.requests_per_second
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _send(self, client: httpx.AsyncClient, number: int) -> None:
         headers = {} if number % 2 else {"connection": "close"}
