@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from tests.cluster.binaries import ClusterError, say
+from tests.cluster.control_plane import program
 from tests.cluster.local_cluster import DEFAULT_GPUS, LocalCluster
 
 
@@ -62,9 +64,9 @@ def _other_cluster(cluster: LocalCluster) -> int | None:
     named = os.environ.get("KUBECONFIG")
     if not named or Path(named) == cluster.plane.kubeconfig:
         return None
-    asked = subprocess.run(
-        ["kubectl", "version", "--request-timeout=10s"], capture_output=True, text=True, timeout=30, check=False
-    )
+    client = [shutil.which("kubectl")] if shutil.which("kubectl") else program("kubectl")
+    command = [*map(str, client), "version", "--request-timeout=10s"]
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=30)
     say(f"KUBECONFIG={named}: {'using that cluster' if asked.returncode == 0 else asked.stderr.strip()}")
     return asked.returncode
 
