@@ -18,6 +18,8 @@ INPUT_TOKENS: Final = "serinus_input_tokens"  # histogram, tokens per text
 BATCH_TOKENS: Final = "serinus_batch_tokens"  # histogram, tokens per batch sent to the encoder
 ENCODE_SECONDS: Final = "serinus_encode_seconds"  # histogram, one observation per batch
 QUEUE_TOKENS: Final = "serinus_queue_tokens"  # gauge
+GPU_RESERVED_BYTES: Final = "serinus_gpu_memory_reserved_bytes"  # gauge; 0 without a GPU
+GPU_ALLOCATED_BYTES: Final = "serinus_gpu_memory_allocated_bytes"  # gauge
 MODEL_INFO: Final = "serinus_model_info"  # gauge, always 1; labels model, version, space, digest, backend
 
 LATENCY_BOUNDS_SECONDS: Final = (

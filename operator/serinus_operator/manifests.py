@@ -54,6 +54,7 @@ def deployment(release: Release, spec: Spec, revision: Target, replicas: int, de
     container = pod["containers"][0]
     container |= {"ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT}], **_probes(spec)}
     pod_labels = MANAGED_BY | labels | {names.SPACE_LABEL: revision.space}
+    metadata = spec.serving.template.get("metadata", {})  # ours win: they are what Services and gates go by
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -62,7 +63,13 @@ def deployment(release: Release, spec: Spec, revision: Target, replicas: int, de
             "replicas": replicas,
             "selector": {"matchLabels": labels},
             "progressDeadlineSeconds": int(spec.strategy.progress_deadline.total_seconds()),
-            "template": {"metadata": {"labels": pod_labels, "annotations": _version(revision)}, "spec": pod},
+            "template": {
+                "metadata": {
+                    "labels": metadata.get("labels", {}) | pod_labels,
+                    "annotations": metadata.get("annotations", {}) | _version(revision),
+                },
+                "spec": pod,
+            },
         },
     }
 
@@ -171,7 +178,7 @@ def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> 
         names.REVISION_ENV: revision.revision,
         names.DRAIN_SECONDS_ENV: str(drain_seconds),
     }
-    return {
+    return dict(spec.serving.template.get("spec", {})) | {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": drain_seconds + _LONGEST_REQUEST_SECONDS,

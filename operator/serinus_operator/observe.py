@@ -74,13 +74,9 @@ def command(release: JSON) -> Command | None:
         return None
     try:
         data = json.loads(text)
-        revision, step = data.get("revision"), data.get("step")
-        return Command(
-            str(data["id"]),
-            str(data["verb"]),
-            None if revision is None else str(revision),
-            None if step is None else int(step),
-        )
+        step = data.get("step")
+        revision, to = (None if data.get(name) is None else str(data[name]) for name in ("revision", "to"))
+        return Command(str(data["id"]), str(data["verb"]), revision, None if step is None else int(step), to)
     except (ValueError, KeyError, TypeError, AttributeError):
         return Command(text[:64], "unreadable")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
@@ -55,11 +55,15 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What the user chose of the pods; part of the revision. `image` None means the operator's setting."""
+    """What the user chose of the pods; part of the revision. `image` None means the operator's setting.
+
+    `template` is where pods run (node selector, tolerations, affinity …) and what labels and annotations they carry.
+    """
 
     image: str | None
     resources: Mapping[str, Any]
     drain: timedelta
+    template: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +263,7 @@ def _serving(data: Mapping[str, Any]) -> Serving:
         image=data.get("image"),
         resources=data.get("resources", {}),
         drain=parse_duration(data["drain"], "spec.serving.drain"),
+        template=data.get("template", {}),
     )
 
 

@@ -32,6 +32,8 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
     telemetry = Telemetry()
     space = model.manifest.space
     telemetry.model_info.labels(model.name, model.version, space, model.manifest.digest, encoder.backend).set(1)
+    telemetry.gpu_reserved.set_function(lambda: encoder.memory_bytes()[0])
+    telemetry.gpu_allocated.set_function(lambda: encoder.memory_bytes()[1])
     batcher = Batcher(
         encoder,
         telemetry,

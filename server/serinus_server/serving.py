@@ -11,7 +11,7 @@ import uvicorn
 
 from serinus_server.app import build
 from serinus_server.edge import EdgeState
-from serinus_server.encoders.onnx import OnnxEncoder
+from serinus_server.encoders.choice import load_encoder
 from serinus_server.loading import fetch
 from serinus_server.package import read_reference
 from serinus_server.settings import Settings
@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
     """Serves until a signal. Raises ModelUnavailable, UnsafeModel when there is nothing to serve."""
     model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
     log.info("serving %s version %s, space %s", model.name, model.version, model.manifest.space)
-    encoder = OnnxEncoder(model.folder, model.manifest, settings.threads)
+    encoder = load_encoder(settings.backend, model.folder, model.manifest, settings.threads)
     state = EdgeState()
     app = build(settings, model, encoder, read_reference(model.folder), state)
     config = uvicorn.Config(

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serinus_contract import names
+from serinus_server.encoders.choice import Backend
 
 
 class Settings(BaseSettings):
@@ -34,6 +35,9 @@ class Settings(BaseSettings):
     model_folder: Path = Field(default=Path("/tmp/model"), alias="SERINUS_MODEL_DIR")  # noqa: S108 - the pod's own emptyDir
     host: str = Field(default="0.0.0.0", alias="SERINUS_HOST")  # noqa: S104 - a pod serves its network
     port: int = Field(default=names.HTTP_PORT, alias="SERINUS_PORT")
+    backend: Backend = Field(
+        default="auto", alias="SERINUS_BACKEND", description="onnx, torch, or auto: torch where there is a GPU"
+    )
     threads: int = Field(
         default=0, ge=0, alias="SERINUS_THREADS", description="threads of one forward pass; 0: as many as cores"
     )

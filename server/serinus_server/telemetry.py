@@ -40,6 +40,8 @@ class Telemetry:
         )
         self.encode = Histogram(contract.ENCODE_SECONDS, "Forward pass of a batch", registry=self.registry)
         self.queue_tokens = Gauge(contract.QUEUE_TOKENS, "Tokens admitted and not yet answered", registry=self.registry)
+        self.gpu_reserved = Gauge(contract.GPU_RESERVED_BYTES, "Held by the allocator", registry=self.registry)
+        self.gpu_allocated = Gauge(contract.GPU_ALLOCATED_BYTES, "In use by tensors", registry=self.registry)
         labels = ["model", "version", "space", "digest", "backend"]
         self.model_info = Gauge(contract.MODEL_INFO, "What is served", labels, registry=self.registry)
         for route in HOT_ROUTES:

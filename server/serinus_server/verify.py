@@ -16,7 +16,7 @@ import numpy as np
 
 from serinus_contract.verification import Check, VerifyReport
 from serinus_server.encoders import Encoder, Vectors
-from serinus_server.encoders.onnx import OnnxEncoder
+from serinus_server.encoders.choice import load_encoder
 from serinus_server.loading import fetch
 from serinus_server.package import Reference, read_reference
 from serinus_server.settings import Settings
@@ -32,7 +32,7 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
     """Loads the model and judges it. Raises ModelUnavailable or UnsafeModel when it cannot be loaded at all."""
     began = time.monotonic()
     model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
-    encoder = OnnxEncoder(model.folder, model.manifest, settings.threads)
+    encoder = load_encoder(settings.backend, model.folder, model.manifest, settings.threads)
     loaded_seconds = time.monotonic() - began
     reference = read_reference(model.folder)
     vectors, seconds = _encode(encoder, reference.probes)

@@ -47,6 +47,8 @@ def test_a_person_sees_and_steers_a_rollout(
     assert plugin(control_plane, "status", team.name, "--wait", "--timeout", "60").returncode == 0
     assert plugin(control_plane, "history", team.name).stdout.count("Promoted") == 2
     assert team.name in plugin(control_plane, "get").stdout
+    assert "back to model version 1" in plugin(control_plane, "undo", team.name).stdout
+    eventually("it goes back through the steps", lambda: team.status().get("canary", {}).get("version") == "1")
 
 
 def test_what_is_not_there_is_one_sentence(control_plane: ControlPlane) -> None:

@@ -93,6 +93,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "probability 1": (with_spec(analysis={"falseRollbackProbability": "1"}), "falseRollbackProbability"),
     "no interval": (with_spec(analysis={"interval": "0s"}), "spec.analysis.interval"),
     "promote when inconclusive": (with_spec(analysis={"inconclusive": {"action": "Promote"}}), "inconclusive.action"),
+    "template with the operator's label": (
+        with_spec(serving={"template": {"metadata": {"labels": {"serinus.dev/release": "x"}}}}),
+        "the operator's own",
+    ),
+    "template with containers": (
+        with_spec(serving={"template": {"spec": {"containers": []}}}),
+        "spec.serving.template.spec.containers",
+    ),
+    "toleration that is no object": (
+        with_spec(serving={"template": {"spec": {"tolerations": ["gpu"]}}}),
+        "spec.serving.template.spec.tolerations",
+    ),
     "gate without a rule": (gate(), "exactly one of latency, confidence, errorRate"),
     "gate with two rules": (gate(latency={"maxMean": "1s"}, errorRate={"max": "0.1"}), "exactly one of latency"),
     "latency that judges nothing": (

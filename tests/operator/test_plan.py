@@ -289,3 +289,27 @@ def test_a_command_for_what_has_passed_is_refused_with_the_reason(command: Comma
     assert world.status.command.outcome.startswith("refused: ")
     assert why in world.status.command.outcome
     assert before is not None
+
+
+def test_undo_goes_back_through_the_steps_and_holds_until_the_target_changes() -> None:
+    world = challenged().run(80)
+    world.command = Command("1", "undo")
+    world.run(80)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "1"
+    assert world.status.phase is Phase.HEALTHY
+    assert [(entry.version, entry.result) for entry in world.status.history] == [
+        ("1", Result.PROMOTED), ("2", Result.PROMOTED), ("1", Result.PROMOTED),
+    ]  # fmt: skip
+    world.resolution = Resolved("3", "digest-3", "space-3")
+    world.run(80)
+    assert world.status.stable.version == "3"
+    assert world.status.undone is None
+
+
+def test_undo_without_a_past_is_refused() -> None:
+    world = released()
+    world.command = Command("1", "undo")
+    world.run(1)
+    assert world.status.command is not None
+    assert world.status.command.outcome == "refused: no earlier revision is among the rollouts that are remembered"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,17 @@ def test_predict_returns_embeddings_confidence_and_model_version(served: Served,
     assert predict(served, "one text", **{"x-request-id": "mine"}).headers["x-request-id"] == "mine"
 
 
+@pytest.fixture(scope="module")
+def served_by_torch(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    log = tmp_path_factory.mktemp("torch") / "server.log"
+    running = start(packaged, log, SERINUS_BACKEND="torch", SERINUS_DRAIN_SECONDS="0")
+    running.wait_ready(120)
+    yield running
+    assert stop(running) == 0, running.log.read_text()
+
+
 def test_vectors_are_those_of_sentence_transformers(
-    served: Served, minilm: Path, corpus: list[str], tmp_path: Path
+    served: Served, served_by_torch: Served, minilm: Path, corpus: list[str], tmp_path: Path
 ) -> None:
     texts = [*corpus[:199], "ß" * 3000]
     code = (
@@ -63,9 +73,11 @@ def test_vectors_are_those_of_sentence_transformers(
     expected = tmp_path / "expected.npy"
     command = [sys.executable, "-c", code, str(minilm), str(expected)]
     subprocess.run(command, input=json.dumps(texts), text=True, check=True, timeout=200, capture_output=True)
-    ours = np.array(predict(served, texts).json()["embeddings"])
-    cosine = (ours * np.load(expected)).sum(axis=1)
-    assert cosine.min() >= 0.999
+    for server, backend in ((served, "onnx"), (served_by_torch, "torch")):
+        ours = np.array(predict(server, texts).json()["embeddings"])
+        cosine = (ours * np.load(expected)).sum(axis=1)
+        assert cosine.min() >= 0.999
+        assert f'backend="{backend}"' in httpx.get(f"{server.url}/metrics").text
 
 
 def test_openai_clients_get_floats_and_base64(served: Served) -> None:

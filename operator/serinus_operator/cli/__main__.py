@@ -114,6 +114,17 @@ def promote(connect: Callable[[], Cluster], name: str, full: bool, timeout: floa
 
 
 @cli.command()
+@click.argument("name")
+@click.option("--to", metavar="REVISION", help="One of `history`; default: what was promoted before.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the operator's answer.")
+@click.pass_obj
+def undo(connect: Callable[[], Cluster], name: str, to: str | None, timeout: float) -> None:
+    """Go back to an earlier version, through the same steps; holds until spec or registry name another target."""
+    cluster = connect()
+    click.echo(cluster.command(cluster.release(name), "undo", timeout, **({"to": to} if to else {})))
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a shell's completion script: `source <(kubectl-modelrelease completion bash)`."""

@@ -67,10 +67,10 @@ class Cluster:
         items: list[JSON] = self._core.api_client.sanitize_for_serialization(listed)["items"]
         return items
 
-    def command(self, release: JSON, verb: str, wait_seconds: float) -> str:
+    def command(self, release: JSON, verb: str, wait_seconds: float, **more: str) -> str:
         """Asks the operator for something and returns its answer. Raises when it refuses or does not answer in time."""
         status, name = release.get("status") or {}, release["metadata"]["name"]
-        wish: JSON = {"id": uuid.uuid4().hex[:12], "verb": verb}
+        wish: JSON = {"id": uuid.uuid4().hex[:12], "verb": verb, **more}
         if status.get("canary") and status.get("step") is not None:
             wish |= {"revision": status["canary"]["revision"], "step": status["step"].get("index", 0) + 1}
         self._call(

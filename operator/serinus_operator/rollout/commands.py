@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Final
 
 from serinus_operator.rollout.draft import Draft, describe
-from serinus_operator.rollout.model import Canary, Command, CommandAnswer, Result, StepState
+from serinus_operator.rollout.model import Canary, Command, CommandAnswer, Resolved, Result, StepState, Undone
+from serinus_operator.rollout.revision import target_of
 from serinus_operator.rollout.steps import effective_steps, end, fresh_step
 from serinus_operator.spec import Verify
 
-VERBS: Final = ("promote", "promote-full", "pause", "resume", "abort", "retry")
+VERBS: Final = ("promote", "promote-full", "pause", "resume", "abort", "retry", "undo")
 _NO_ROLLOUT: Final = "refused: no rollout is in progress"
 
 
@@ -27,6 +28,8 @@ def _obey(draft: Draft, command: Command) -> str:
         return f"refused: the verbs are {', '.join(VERBS)}"
     if command.verb == "retry":
         return _retry(draft)
+    if command.verb == "undo":
+        return _undo(draft, command.to)
     canary, step = status.canary, status.step
     if canary is None or step is None or canary.ending is not None:
         return _NO_ROLLOUT
@@ -70,3 +73,21 @@ def _retry(draft: Draft) -> str:
         return "refused: the target has not been rejected"
     draft.update(target=replace(target, rejected=False, reason=""))
     return f"revision {target.revision} is tried again"
+
+
+def _undo(draft: Draft, to: str | None) -> str:
+    """Back to what was promoted before, or to the revision `to`, through the same steps as any other target."""
+    status, resolution = draft.status, draft.observed.resolution
+    if status.canary is not None:
+        return "refused: a rollout is in progress; `abort` ends it"
+    if status.stable is None or not isinstance(resolution, Resolved):
+        return "refused: nothing is stable yet, or the registry names no version"
+    former = [
+        entry for entry in status.history
+        if entry.result is Result.PROMOTED and entry.revision != status.stable.revision and to in (None, entry.revision)
+    ]  # fmt: skip
+    if not former or not former[0].digest:
+        return f"refused: {f'no promoted revision {to}' if to else 'no earlier revision'} is among the rollouts that are remembered"
+    entry, instead_of = former[0], target_of(draft.spec.serving, resolution).revision
+    draft.update(undone=Undone(instead_of, entry.version, entry.digest, entry.space))
+    return f"back to model version {entry.version}, until spec or registry name another target"

@@ -108,6 +108,18 @@ class HistoryEntry:
     reason: str
     started_at: datetime
     ended_at: datetime
+    digest: str = ""
+    space: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """A person went back to a version; that holds until spec or registry name another revision than `instead_of`."""
+
+    instead_of: str
+    version: ModelVersion
+    digest: str
+    space: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +199,7 @@ class Status:
     evidence: Evidence | None = None
     registry: RegistryIntent = RegistryIntent()
     command: CommandAnswer | None = None
+    undone: Undone | None = None
     history: tuple[HistoryEntry, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
@@ -252,6 +265,7 @@ class Command:
     verb: str
     revision: str | None = None
     step: int | None = None
+    to: str | None = None  # the revision that `undo` goes back to
 
 
 @dataclass(frozen=True, slots=True)

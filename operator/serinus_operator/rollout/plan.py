@@ -51,6 +51,7 @@ def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResul
     adopt_target(draft)
     if observed.command is not None and (status.command is None or status.command.id != observed.command.id):
         answer(draft, observed.command)
+        adopt_target(draft)  # `undo` names another one
     if end_is_due(draft):
         withdraw(draft)
     elif draft.status.canary is not None or rollout_is_due(draft):
@@ -69,6 +70,11 @@ def adopt_target(draft: Draft) -> None:
     if not isinstance(draft.observed.resolution, Resolved):
         return
     target = target_of(draft.spec.serving, draft.observed.resolution)
+    undone = draft.status.undone
+    if undone is not None and undone.instead_of == target.revision:
+        target = target_of(draft.spec.serving, Resolved(undone.version, undone.digest, undone.space))
+    elif undone is not None:
+        draft.update(undone=None)
     known = draft.status.target
     if known is None or known.revision != target.revision:
         draft.update(target=target)
@@ -186,7 +192,9 @@ def promote(draft: Draft) -> None:
 
 
 def _remember(draft: Draft, canary: Canary, result: Result, reason: str) -> None:
-    entry = HistoryEntry(canary.version, canary.revision, result, reason, canary.started_at, draft.now)
+    entry = HistoryEntry(
+        canary.version, canary.revision, result, reason, canary.started_at, draft.now, canary.digest, canary.space
+    )
     draft.update(history=(entry, *draft.status.history)[: draft.spec.history])
 
 

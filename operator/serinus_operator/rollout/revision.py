@@ -14,13 +14,15 @@ _LENGTH: Final = 10
 
 def target_of(serving: Serving, resolved: Resolved) -> Target:
     """The target that spec and registry name. Operator defaults (the image, say) are no part of it: an upgrade rolls nothing."""
-    chosen = {
+    chosen: dict[str, object] = {
         "version": resolved.version,
         "digest": resolved.digest,
         "image": serving.image,
         "resources": serving.resources,
         "drain": serving.drain.total_seconds(),
     }
+    if serving.template:  # left out where it is empty: a field that is new must not make new revisions of what runs
+        chosen["template"] = serving.template
     return Target(_hash(chosen), resolved.version, resolved.digest, resolved.space)
 
 

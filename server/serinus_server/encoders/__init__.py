@@ -23,3 +23,6 @@ class Encoder(Protocol):
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         """Returns (len(batch), dim) float32, rows of L2 norm 1 where the model normalises. Raises what the runtime raises."""
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Device memory that is reserved and that is allocated; zeros without a device. Their difference is what fragmentation costs."""

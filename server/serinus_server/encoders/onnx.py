@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
 
 from serinus_contract.manifest import ONNX_PATH, Manifest
 from serinus_server.encoders import TokenIds, Vectors
+from serinus_server.encoders.tokens import load_tokenizer, pad
 
 
 class OnnxEncoder:
@@ -41,24 +41,9 @@ class OnnxEncoder:
         states: Vectors = self._session.run(None, feeds)[0]
         return finish(states, mask, self._manifest)
 
-
-def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
-    """The model's tokenizer, truncating, not padding: batches are padded to their own longest text."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
-    return tokenizer
-
-
-def pad(batch: Sequence[TokenIds]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ids and mask, both (len(batch), longest) int64, padded on the right with zeros."""
-    longest = max(len(tokens) for tokens in batch)
-    ids = np.zeros((len(batch), longest), dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, tokens in enumerate(batch):
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    return ids, mask
+    def memory_bytes(self) -> tuple[int, int]:
+        """See Encoder."""
+        return 0, 0
 
 
 def finish(states: Vectors, mask: np.ndarray, manifest: Manifest) -> Vectors:
