@@ -19,6 +19,7 @@ from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, SerinusError
 from serinus_operator.kube import connect
 from serinus_operator.lease import Lease
+from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.reconcile import Reconciler, Surroundings
 from serinus_operator.registry import Registry
@@ -61,6 +62,7 @@ async def run(settings: Settings) -> int:
         {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()},
         Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
         settings,
+        Notifier(settings.notify_url),
         _now,
     )
     tasks = [asyncio.create_task(task) for task in (stop.wait(), _hold(lease, _lead(settings, around, stop)))]

@@ -20,6 +20,7 @@ from serinus_operator.gates.judge import Evidence, GateVerdict, Restarts, Verdic
 from serinus_operator.gates.windows import subtract
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import MANAGED_BY, Defaults, Release, served_revisions
+from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.registry import ModelView, Registry, resolve, says, unresolved
 from serinus_operator.rollout.model import AnalysisResult, Condition, Event, Observed, Phase, Plan, Status
@@ -45,6 +46,7 @@ class Surroundings:
     registries: Mapping[str, Registry]
     prometheus: Prometheus
     settings: Settings
+    notifier: Notifier
     clock: Clock
 
 
@@ -109,6 +111,8 @@ class Reconciler:
                 self._views.pop((spec.model.registry, spec.model.name), None)
         if decided.status != status:
             await self._store_status(stored, decided.status)
+            for event in decided.events:
+                around.notifier.tell(release, event, around.clock())
             await writer.report(decided.events, around.clock())
 
     async def _observe(self, spec: Spec, status: Status, release_json: JSON, now: datetime) -> Observed:

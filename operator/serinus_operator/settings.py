@@ -33,6 +33,7 @@ class Settings:
     registry_poll: timedelta = timedelta(seconds=5)
     call_timeout_seconds: float = 15.0
     metrics_port: int = 8080
+    notify_url: str | None = None  # a secret: who knows it may post there
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -47,6 +48,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         identity=environment.get("POD_NAME", "serinus-operator"),
         scrape_lag=timedelta(seconds=_number(environment, "SERINUS_SCRAPE_LAG_SECONDS", 10)),
         registry_poll=timedelta(seconds=_number(environment, "SERINUS_REGISTRY_POLL_SECONDS", 5)),
+        notify_url=environment.get("SERINUS_NOTIFY_URL") or None,
         metrics_port=int(_number(environment, "SERINUS_METRICS_PORT", 8080)),
     )
 

@@ -172,6 +172,9 @@ class Metrics:
     latency_seconds: dict[str, float] = field(default_factory=dict)  # by revision; 0.02 where not named
     down: bool = False
     requests_per_second: float = 50.0
+    told: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # what was posted to /notify, of which the first answer is 503
 
     def answer(self, query: str, at: float) -> list[dict[str, Any]]:
         pods = pods_of(self.plane, "serinus.dev/release,!serinus.dev/verify")
@@ -229,6 +232,12 @@ def metrics(control_plane: ControlPlane) -> Iterator[Metrics]:
             self.end_headers()
             self.wfile.write(body)
 
+        def do_POST(self) -> None:
+            source.told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(503 if len(source.told) == 1 else 200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
         def log_message(self, *_: Any) -> None:
             pass
 
@@ -274,6 +283,7 @@ def operator(control_plane: ControlPlane, mlflow_server: str, metrics: Metrics, 
         "SERINUS_SCRAPE_LAG_SECONDS": "1",
         "SERINUS_REGISTRY_POLL_SECONDS": "1",
         "SERINUS_METRICS_PORT": str(free_port()),
+        "SERINUS_NOTIFY_URL": f"{metrics.url}/notify",
         "POD_NAME": "operator-under-test",
         "POD_NAMESPACE": "default",
     }

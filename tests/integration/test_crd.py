@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from tests.cluster.control_plane import ControlPlane
 
+from serinus_operator.cli.files import read_spec
+from serinus_operator.spec import parse_spec
+
 pytestmark = pytest.mark.integration
 
 GOOD: dict[str, Any] = {
@@ -162,3 +165,9 @@ def test_the_example_is_accepted(control_plane: ControlPlane) -> None:
     example = Path(__file__).parents[2] / "examples" / "modelrelease.yaml"
     done = control_plane.kubectl("apply", "--dry-run=server", "-f", str(example))
     assert done.returncode == 0, done.stderr
+
+
+def test_the_plugin_fills_in_the_same_defaults_as_the_api_server(control_plane: ControlPlane) -> None:
+    example = Path(__file__).parents[2] / "examples" / "modelrelease.yaml"
+    stored = control_plane.kubectl("create", "--dry-run=server", "-f", str(example), "-o", "json")
+    assert read_spec(example) == parse_spec(json.loads(stored.stdout)["spec"])

@@ -50,6 +50,10 @@ def test_versions_are_promoted_refused_and_rolled_back(
     eventually("no pod of the canary is left", lambda: len(team.kinds("pods")) == 3)
     assert len(pods & {pod["metadata"]["name"] for pod in team.kinds("pods")}) >= 2
     assert _stages(team)["2"] == "Production"
+    told = [told["commonLabels"]["alertname"] for told in metrics.told]
+    assert told[:2] == ["SerinusPromoted"] * 2  # refused with 503, then taken
+    assert told[2:] == ["SerinusPromoted", "SerinusRolledBack", "SerinusRolledBack"]
+    assert "latency" in metrics.told[-1]["text"]
 
 
 def test_killed_operator_goes_on_where_it_was(team: Team, operator: Operator, kubelet: Kubelet) -> None:

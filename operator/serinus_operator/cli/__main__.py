@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import Progress
 
 from serinus_operator.cli import views
 from serinus_operator.cli.cluster import Cluster
@@ -122,6 +124,36 @@ def undo(connect: Callable[[], Cluster], name: str, to: str | None, timeout: flo
     """Go back to an earlier version, through the same steps; holds until spec or registry name another target."""
     cluster = connect()
     click.echo(cluster.command(cluster.release(name), "undo", timeout, **({"to": to} if to else {})))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=50.0, show_default=True, help="Requests a second."
+)
+@click.option(
+    "--errors", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Share of bad ones."
+)
+@click.option(
+    "--trials", type=click.IntRange(10), default=200, show_default=True, help="Simulated rollouts of each kind."
+)
+def plan(file: Path, rate: float, errors: float, trials: int) -> None:
+    """Say what the spec in FILE would do: time and weight of each step, and how often it would be wrong. Needs no cluster.
+
+    Exit status 1 when a step cannot gather its evidence or its weight.
+    """
+    from serinus_operator.cli.files import read_spec
+    from serinus_operator.forecast import forecast
+
+    spec = read_spec(file)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("simulating rollouts", total=1.0)
+        try:
+            found = forecast(spec, rate, errors, trials, lambda share: progress.update(task, completed=share))
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+    Console(soft_wrap=True).print(views.forecast(found, spec.analysis.false_rollback_probability))
+    sys.exit(1 if found.problems else 0)
 
 
 @cli.command()

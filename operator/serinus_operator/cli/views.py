@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
+from rich.console import Group
 from rich.table import Table
 from rich.tree import Tree
 
 from serinus_contract.names import REVISION_LABEL
+from serinus_operator.forecast import Forecast
+from serinus_operator.spec import format_duration
 
 JSON: TypeAlias = dict[str, Any]
 
@@ -85,6 +88,24 @@ def history(release: JSON) -> Table:
             entry["reason"],
         )
     return table
+
+
+def forecast(found: Forecast, stated: float) -> Group:
+    """Steps of a forecast, then how often it would be wrong, then what is wrong with the spec."""
+    table = Table("STEP", "CANARY GETS", "TAKES (MEDIAN)", "CANARY REQUESTS", box=None, pad_edge=False)
+    for step in found.steps:
+        table.add_row(
+            step.label,
+            "" if step.achieved_percent is None else f"{step.achieved_percent:.0f} %",
+            "" if step.takes is None else format_duration(step.takes),
+            str(step.canary_requests or ""),
+        )
+    lines = [
+        f"a good version is rolled back in {found.false_rollback:.1%} of trials (stated: at most {stated:.1%})",
+        f"a version with twice the errors is promoted in {found.missed:.1%} of trials",
+        *(f"[red]problem[/red]  {problem}" for problem in found.problems),
+    ]
+    return Group(table, "", *lines)
 
 
 def _share(status: JSON) -> str:

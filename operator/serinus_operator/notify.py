@@ -1,0 +1,85 @@
+"""Tells people of promotions and rollbacks: one POST to a webhook, in JSON that Slack and receivers of Alertmanager both read.
+
+Best effort: the durable record is the Event and the history. A webhook that does not answer delays nothing and is said in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import Any, Final
+
+import aiohttp
+import prometheus_client
+
+from serinus_operator.manifests import Release
+from serinus_operator.rollout.model import Event, Result
+
+_TIMEOUT_SECONDS: Final = 10.0
+_ATTEMPTS: Final = 3
+_PAUSE_SECONDS: Final = 2.0
+_NOTIFIED: Final = frozenset((str(Result.PROMOTED), str(Result.ROLLED_BACK)))
+_SENT: Final = prometheus_client.Counter("serinus_operator_notifications", "Notifications by outcome", ["outcome"])
+
+log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """Posts to one URL in the background; without a URL it does nothing."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def tell(self, release: Release, event: Event, at: datetime) -> None:
+        """Starts to send, if there is somebody to tell and the event is a promotion or a rollback."""
+        if self._url is None or event.reason not in _NOTIFIED:
+            return
+        task = asyncio.create_task(self._send(self._url, payload(release, event, at)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, url: str, body: dict[str, Any]) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+                async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url, json=body) as answer:
+                    if answer.status < 300:
+                        _SENT.labels("sent").inc()
+                        return
+                    why = f"status {answer.status}"
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                why = type(error).__name__  # not its text, which may hold the URL, which is a secret
+            if attempt < _ATTEMPTS:
+                await asyncio.sleep(_PAUSE_SECONDS * attempt)
+        _SENT.labels("failed").inc()
+        log.warning("the notification webhook did not take %r: %s", body["text"], why)
+
+
+def payload(release: Release, event: Event, at: datetime) -> dict[str, Any]:
+    """`text` is what Slack shows; the rest is Alertmanager's webhook format, version 4."""
+    bad = event.type == "Warning"
+    labels = {
+        "alertname": f"Serinus{event.reason}",
+        "namespace": release.namespace,
+        "release": release.name,
+        "severity": "warning" if bad else "info",
+    }
+    annotations = {"summary": f"{release} {event.reason}", "description": event.message}
+    alert = {
+        "status": "firing" if bad else "resolved",
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": at.isoformat(timespec="seconds"),
+    }
+    return {
+        "text": f"{release}: {event.reason}: {event.message}",
+        "version": "4",
+        "receiver": "serinus",
+        "status": alert["status"],
+        "groupLabels": {"release": str(release)},
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "alerts": [alert],
+    }
