@@ -38,7 +38,7 @@ fast:
 	$(PYTHON) -m pytest -q -m "not model and not integration and not e2e"
 
 test: setup lint types imports  ## everything; what CI runs
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --durations=15
 
 demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
 	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)

@@ -11,8 +11,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from threading import Event
 from typing import Any
 
 import mlflow
@@ -33,6 +34,7 @@ STARVED_CPU = (
     "80m"  # 8 ms in 100 ms, where an answer takes 10 ms: slow, yet not so slow that its five requests a second pile up
 )
 _ROLLOUT_SECONDS = 600
+_TRAINING_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -55,35 +57,50 @@ class Demo:
         self.broken: list[str] = []
         self._began = time.monotonic()
         self._shown = ""
+        self._first_registered = Event()  # versions are numbered in the order in which they are registered
 
     def play(self) -> Outcome:
         """All acts. Raises ClusterError when one does not come to its end in time."""
-        models = self.stage.cluster.folder / "models"
-        self.first_version()
-        self.traffic.start()
-        try:
-            self.second_version(self.stage.example("finetune.py", MINILM, models / "finetuned"))
-            self.damaged_version(self.stage.example("damage.py", MINILM, models / "damaged"))
-            self.starved_revision()
-        finally:
-            self.traffic.stop()
+        with ThreadPoolExecutor(1, "trainer") as trainer:
+            finetuned = trainer.submit(self._made_ready, "finetune.py", "version 2: fine-tuned for a few steps")
+            damaged = trainer.submit(self._made_ready, "damage.py", "version 3: noise on every weight matrix")
+            self.first_version()
+            finetuned.result(_TRAINING_SECONDS)
+            self.traffic.start()
+            try:
+                self.second_version()
+                damaged.result(_TRAINING_SECONDS)
+                self.damaged_version()
+                self.starved_revision()
+            finally:
+                self.traffic.stop()
         return self._outcome()
+
+    def _made_ready(self, example: str, what: str) -> None:
+        """Makes a model and registers it, while the story goes on: its alias moves when its turn comes."""
+        model = self.stage.cluster.folder / "models" / example.removesuffix(".py")
+        self.stage.example(example, MINILM, model)
+        self._first_registered.wait(_TRAINING_SECONDS)
+        self.tell(f"registered {what}: {self.stage.register(model)}")
 
     def first_version(self) -> None:
         """Version 1 is registered and released: with nothing to compare it with, verify and readiness promote it."""
-        self.tell("version 1: all-MiniLM-L6-v2 as published; registering")
-        self.tell(self.stage.register(MINILM, "--alias", "challenger"))
+        self.tell("registering version 1: all-MiniLM-L6-v2 as published")
+        try:
+            self.tell(self.stage.register(MINILM, "--alias", "challenger"))
+        finally:
+            self._first_registered.set()
         self.tell(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}")
         self.stage.kubectl("apply", "-f", str(EXAMPLE))
         self.stage.kubectl("apply", "-f", "-", stdin=json.dumps(_node_port()))
         self.follow("version 1 promoted", lambda release: _serves(release, "1"))
         until("its door answers", lambda: services.answers(f"http://127.0.0.1:{NODE_PORT}/ready"), 30)
 
-    def second_version(self, model: Path) -> None:
+    def second_version(self) -> None:
         """Version 2, briefly fine-tuned, goes through canary and analyses to promotion."""
-        self.tell("version 2: fine-tuned for a few steps; registering and moving the alias `challenger` to it")
-        self.tell(self.stage.register(model, "--alias", "challenger"))
+        self.tell("moving the alias `challenger` to version 2")
         self.traffic.requests_per_second = BUSY_REQUESTS_PER_SECOND
+        self.registry.set_registered_model_alias(NAME, "challenger", "2")
         self.follow("version 2 promoted", lambda release: _serves(release, "2"))
         self.traffic.requests_per_second = REQUESTS_PER_SECOND
         self.expect("alias champion is on version 2", lambda: self._aliases().get("champion") == "2")
@@ -92,10 +109,10 @@ class Demo:
             lambda: (self._stages().get("2"), self._stages().get("1")) == ("Production", "Archived"),
         )
 
-    def damaged_version(self, model: Path) -> None:
+    def damaged_version(self) -> None:
         """Version 3 has noise on its weights: verify refuses it before any traffic."""
-        self.tell("version 3: noise on every weight matrix; registering and moving the alias `challenger` to it")
-        self.tell(self.stage.register(model, "--alias", "challenger"))
+        self.tell("moving the alias `challenger` to version 3, the damaged one")
+        self.registry.set_registered_model_alias(NAME, "challenger", "3")
         release = self.follow("version 3 refused", lambda release: _rejected(release, "3"))
         self.expect("the reason is the neighbour overlap", lambda: "overlap" in release["status"]["target"]["reason"])
         self.expect("version 3 answered nothing", lambda: self.traffic.by_version["3"] == 0)
