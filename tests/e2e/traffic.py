@@ -1,4 +1,7 @@
-"""Steady, bounded traffic of real sentences: open loop at a constant rate, half over kept connections, half over new ones."""
+"""Steady, bounded traffic of real sentences: open loop at a constant rate, half over kept connections, half over new ones.
+
+A connection that cannot be opened is tried once more, as HTTP clients in a cluster do (nothing was sent yet), and it is named.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import httpx
 
@@ -24,6 +28,7 @@ class Traffic:
     requests_per_second: float
     sent: int = 0
     failures: list[str] = field(default_factory=list)
+    reconnected: list[str] = field(default_factory=list)
     by_version: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)  # latencies of answers
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -59,12 +64,26 @@ class Traffic:
         body = {"inputs": self.texts[number % len(self.texts)]}
         began = time.monotonic()
         try:
-            answer = await client.post(self.url, json=body, headers=headers)
+            try:
+                answer = await client.post(self.url, json=body, headers=headers)
+            except httpx.ConnectError as error:
+                self.reconnected.append(_told(number, error))
+                answer = await client.post(self.url, json=body, headers=headers)
         except httpx.HTTPError as error:
-            self.failures.append(f"request {number}: {type(error).__name__} {error}")
+            self.failures.append(_told(number, error))
             return
         if answer.status_code != 200 or not answer.json()["embeddings"]:
             self.failures.append(f"request {number}: {answer.status_code} {answer.text[:200]}")
             return
         self.seconds.append(time.monotonic() - began)
         self.by_version[answer.headers["x-model-version"]] += 1
+
+
+def _told(number: int, error: BaseException) -> str:
+    """When it was, and what it was caused by: a connection that failed names the operating system's reason last."""
+    causes: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes += [str(each) for each in cause.exceptions] if isinstance(cause, BaseExceptionGroup) else [str(cause)]
+        cause = cause.__cause__ or cause.__context__
+    return f"request {number} at {datetime.now():%H:%M:%S}: {type(error).__name__} {' < '.join(dict.fromkeys(causes))}"
