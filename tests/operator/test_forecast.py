@@ -61,7 +61,7 @@ def test_the_command_prints_the_steps_and_exits_1_on_a_problem() -> None:
         ("kind: Pod", "one ModelRelease of serinus.dev is needed, 0 are there"),
         ("a: [", "is no YAML"),
         (EXAMPLE.read_text().replace("maxSurge", "maxSurges"), "spec.strategy.maxSurges: no such field"),
-        (EXAMPLE.read_text().replace("drain: 15s", "drain: soon"), "spec.serving.drain: 'soon' is not a duration"),
+        (EXAMPLE.read_text().replace("drain: 10s", "drain: soon"), "spec.serving.drain: 'soon' is not a duration"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence_that_names_the_field(text: str, named: str, tmp_path: Path) -> None:
