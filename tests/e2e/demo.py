@@ -30,9 +30,8 @@ EXAMPLE = ROOT / "examples" / "modelrelease.yaml"
 NODE_PORT = 30801
 REQUESTS_PER_SECOND = 20.0
 BUSY_REQUESTS_PER_SECOND = 50.0  # while version 2 is judged: the more requests, the sooner a verdict
-STARVED_CPU = (
-    "80m"  # 8 ms in 100 ms, where an answer takes 10 ms: slow, yet not so slow that its five requests a second pile up
-)
+CALM_REQUESTS_PER_SECOND = 10.0  # while a revision starves: slow answers, but no queue that would end in refusals
+STARVED_CPU = "80m"  # 8 ms of CPU in every 100 ms, where an answer takes 10
 _ROLLOUT_SECONDS = 600
 _TRAINING_SECONDS = 600
 
@@ -123,6 +122,7 @@ class Demo:
         """The same version with hardly any CPU: correct answers, too slow; the latency gate takes it back."""
         self.tell(f"an edit: the same version 2, with a CPU limit of {STARVED_CPU}")
         resources = {"requests": {"cpu": STARVED_CPU}, "limits": {"cpu": STARVED_CPU}}
+        self.traffic.requests_per_second = CALM_REQUESTS_PER_SECOND
         patch = json.dumps({"spec": {"serving": {"resources": resources}}})
         self.stage.kubectl("patch", RELEASE, "--type=merge", "--patch", patch)
         release = self.follow("the starved revision rolled back", _starved_is_gone)
