@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 import kopf
 import prometheus_client
-from kopf._core.engines.peering import Identity
 
 from serinus_operator import handlers
 from serinus_operator.cache import Cache, Key
@@ -120,7 +119,8 @@ async def _lead(settings: Settings, around: Surroundings, stop: asyncio.Event) -
         registry=registry,
         settings=handlers.settings(),
         standalone=True,
-        identity=Identity(settings.identity),  # else kopf asks for the user's name, which a pod's user has not
+        # else kopf asks for the user's name, which a pod's user has not; its type for this is private
+        identity=settings.identity,  # type: ignore[arg-type]
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )

@@ -190,7 +190,7 @@ def summary(outcome: Outcome, stage: Stage) -> str:
         "",
         f"requests sent    {traffic.sent}",
         f"requests failed  {len(traffic.failures)}",
-        *(f"  opened its connection at the second try: {each}" for each in traffic.reconnected),
+        *(f"  {failure}" for failure in traffic.failures[:10]),
         f"answered by      {', '.join(f'version {name}: {count}' for name, count in sorted(traffic.by_version.items()))}",
         f"latency          p50 {percentiles[49] * 1000:.0f} ms, p99 {percentiles[98] * 1000:.0f} ms (the starved canary included)",
         "history",

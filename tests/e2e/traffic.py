@@ -1,6 +1,6 @@
 """Steady, bounded traffic of real sentences: open loop at a constant rate, half over kept connections, half over new ones.
 
-A connection that cannot be opened is tried once more, as HTTP clients in a cluster do (nothing was sent yet), and it is named.
+Nothing is tried twice: a connection that is refused is a failed request, as it is for the simplest client.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ class Traffic:
     requests_per_second: float
     sent: int = 0
     failures: list[str] = field(default_factory=list)
-    reconnected: list[str] = field(default_factory=list)
     by_version: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)  # latencies of answers
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -64,11 +63,7 @@ class Traffic:
         body = {"inputs": self.texts[number % len(self.texts)]}
         began = time.monotonic()
         try:
-            try:
-                answer = await client.post(self.url, json=body, headers=headers)
-            except httpx.ConnectError as error:
-                self.reconnected.append(_told(number, error))
-                answer = await client.post(self.url, json=body, headers=headers)
+            answer = await client.post(self.url, json=body, headers=headers)
         except httpx.HTTPError as error:
             self.failures.append(_told(number, error))
             return

@@ -283,12 +283,15 @@ def test_full_promotion_skips_what_is_left_but_never_verify() -> None:
 def test_a_command_for_what_has_passed_is_refused_with_the_reason(command: Command, why: str) -> None:
     world = challenged().run(8)
     world.command = command
-    before = world.status.step
+    assert world.status.canary is not None
+    canary = world.status.canary
     world.run(1)
     assert world.status.command is not None
     assert world.status.command.outcome.startswith("refused: ")
     assert why in world.status.command.outcome
-    assert before is not None
+    assert world.status.canary == replace(canary, ready=world.status.canary.ready)
+    assert world.status.step is not None
+    assert not world.status.step.released
 
 
 def test_undo_goes_back_through_the_steps_and_holds_until_the_target_changes() -> None:

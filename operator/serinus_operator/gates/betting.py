@@ -40,12 +40,8 @@ def bet_on_rate(log_wealth: LogWealth, bad: float, total: float, limit: float) -
 
     Wealth ← wealth · (p/L)^bad · ((1−p)/(1−L))^(total−bad) for each alternative p = multiple · L (at most half way from L to 1).
     """
-    if not (0 <= bad <= total and 0 < limit < 1):
-        raise ValueError(f"0 ≤ bad ≤ total and 0 < limit < 1 are needed, not {bad}, {total}, {limit}")
-    alternatives = (min(multiple * limit, (1 + limit) / 2) for multiple in _RATE_MULTIPLES)
-    return tuple(
-        wealth + bad * math.log(p / limit) + (total - bad) * (math.log1p(-p) - math.log1p(-limit))
-        for wealth, p in zip(log_wealth, alternatives, strict=True)
+    return _bet_on_rates(
+        log_wealth, bad, total, limit, [min(multiple * limit, (1 + limit) / 2) for multiple in _RATE_MULTIPLES]
     )
 
 
@@ -54,16 +50,22 @@ def bet_on_low_rate(log_wealth: LogWealth, bad: float, total: float, rate: float
 
     Wealth ← wealth · (p/r)^bad · ((1−p)/(1−r))^(total−bad) for each alternative p < r. Starts at NO_RATE_EVIDENCE.
     """
-    if not (0 <= bad <= total and 0 < rate < 1):
-        raise ValueError(f"0 ≤ bad ≤ total and 0 < rate < 1 are needed, not {bad}, {total}, {rate}")
-    alternatives = (share * rate for share in _LOW_RATE_SHARES)
-    return tuple(
-        wealth + bad * math.log(p / rate) + (total - bad) * (math.log1p(-p) - math.log1p(-rate))
-        for wealth, p in zip(log_wealth, alternatives, strict=True)
-    )
+    return _bet_on_rates(log_wealth, bad, total, rate, [share * rate for share in _LOW_RATE_SHARES])
 
 
 def log_evidence(log_wealth: Sequence[float]) -> float:
     """log of the mean wealth over the bets, without overflow."""
     top = max(log_wealth)
     return top + math.log(sum(math.exp(wealth - top) for wealth in log_wealth) / len(log_wealth))
+
+
+def _bet_on_rates(
+    log_wealth: LogWealth, bad: float, total: float, rate: float, alternatives: Sequence[float]
+) -> LogWealth:
+    """Likelihood ratios of each alternative to `rate`. Raises ValueError for what are no counts or no rate."""
+    if not (0 <= bad <= total and 0 < rate < 1):
+        raise ValueError(f"0 ≤ bad ≤ total and 0 < rate < 1 are needed, not {bad}, {total}, {rate}")
+    return tuple(
+        wealth + bad * math.log(p / rate) + (total - bad) * (math.log1p(-p) - math.log1p(-rate))
+        for wealth, p in zip(log_wealth, alternatives, strict=True)
+    )
