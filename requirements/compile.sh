@@ -13,5 +13,5 @@ compile bootstrap.txt - <<<'uv'
 compile operator.txt pyproject.toml --extra operator
 compile server-cpu.txt pyproject.toml --extra server --extra cpu
 compile server-gpu.txt pyproject.toml --extra server --extra gpu
-compile dev.txt pyproject.toml --extra operator --extra server --extra register --extra cli --group dev
+compile dev.txt pyproject.toml --extra operator --extra server --extra cpu --extra log --extra register --extra cli --group dev
 compile build.txt - <<<'hatchling>=1.27'

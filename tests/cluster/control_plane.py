@@ -113,7 +113,8 @@ class ControlPlane:
         self, *arguments: str, stdin: str | None = None, deadline_seconds: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Runs kubectl as the admin; the caller looks at the exit code."""
-        command = [str(each) for each in (*program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments)]
+        ours = (f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.folder / 'kube-cache'}")
+        command = [str(each) for each in (*program("kubectl"), *ours, *arguments)]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=deadline_seconds)
 
     def _has_default_account(self) -> bool:

@@ -65,7 +65,11 @@ class LocalCluster:
 
     def environment(self) -> dict[str, str]:
         """What a shell needs to use it."""
-        return {"KUBECONFIG": str(self.plane.kubeconfig), "PATH": f"{self.bin}:{os.environ['PATH']}"}
+        return {
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "KUBECACHEDIR": str(self.folder / "kube-cache"),  # else in the home of whoever runs them
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+        }
 
     def _have_programs(self) -> None:
         debian.install(*debian.NODE_PACKAGES, *debian.BUILD_PACKAGES, *debian.IMAGE_PACKAGES)

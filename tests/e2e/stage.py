@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -144,7 +145,7 @@ class Stage:
         say("the operator runs (chart charts/serinus)")
 
     def _helm(self, *arguments: str) -> None:
-        environment = self.cluster.environment()
+        environment = {**os.environ, **self.cluster.environment()}
         command = [str(binaries.helm()), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
         if done.returncode != 0:
