@@ -96,8 +96,9 @@ def verify_job(release: Release, spec: Spec, revision: Target, against: str | No
 
 
 def serving(release: Release, live: ApplyServing) -> tuple[JSON, ...]:
-    """The shared Service over every live revision, one for each role, and the disruption budget."""
+    """The shared Service over every live revision or the one that serves alone, one for each role, and the disruption budget."""
     everyone = {names.RELEASE_LABEL: release.name}
+    served = everyone if live.alone is None else everyone | {names.REVISION_LABEL: live.alone}
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -108,8 +109,8 @@ def serving(release: Release, live: ApplyServing) -> tuple[JSON, ...]:
             "selector": {"matchLabels": everyone},
         },
     }
-    shared = _service(release, release.name, everyone)
-    shared["metadata"]["annotations"] = {SERVING_ANNOTATION: json.dumps([live.stable, live.canary])}
+    shared = _service(release, release.name, served)
+    shared["metadata"]["annotations"] = {SERVING_ANNOTATION: json.dumps([live.stable, live.canary, live.alone])}
     return (
         budget,
         _service(release, f"{release.name}-stable", everyone | {names.REVISION_LABEL: live.stable or _NO_REVISION}),
@@ -122,10 +123,9 @@ def served_revisions(shared_service: JSON | None) -> ApplyServing | None:
     """What the Services were last rendered for; None when that is not known."""
     annotations = ((shared_service or {}).get("metadata") or {}).get("annotations") or {}
     try:
-        stable, canary = json.loads(annotations[SERVING_ANNOTATION])
+        return ApplyServing(*json.loads(annotations[SERVING_ANNOTATION]))
     except (KeyError, ValueError, TypeError):
         return None
-    return ApplyServing(stable, canary)
 
 
 def deployment_name(release: Release, revision: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from serinus_contract.names import COMMAND_ANNOTATION, REVISION_LABEL
 from serinus_contract.verification import MalformedReport, VerifyReport
 from serinus_operator.manifests import VERIFY_LABEL
 from serinus_operator.rollout.capacity import Side
-from serinus_operator.rollout.model import Command, JobState, VerifyJob, Workload
+from serinus_operator.rollout.model import Command, JobState, Problem, VerifyJob, Workload
 
 JSON: TypeAlias = Mapping[str, Any]
 
@@ -25,6 +27,8 @@ _WAITING_PROBLEMS: Final = {
     "CreateContainerError": "ContainerConfig",
     "RunContainerError": "ContainerConfig",
 }
+_INSUFFICIENT: Final = re.compile(r"Insufficient (\S+?)[,.]?(?:\s|$)")
+_ACCELERATOR: Final = re.compile(r"gpu|nvidia\.com|amd\.com", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +109,42 @@ def _restarts(pod: JSON) -> int:
     return sum(int(container.get("restartCount", 0)) for container in containers)
 
 
-def _quota_problem(deployment: JSON) -> tuple[str, str] | None:
+def _quota_problem(deployment: JSON) -> Problem | None:
+    """Pods that the API server refuses to create: what the Deployment's condition says of it."""
     for condition in (deployment.get("status") or {}).get("conditions") or []:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            message = str(condition.get("message", ""))
-            return ("QuotaExceeded" if "exceeded quota" in message else "PodRefused", message)
+            message, since = str(condition.get("message", "")), _instant(condition.get("lastTransitionTime"))
+            exceeded = "exceeded quota" in message
+            return Problem("QuotaExceeded" if exceeded else "PodRefused", message, shortage=exceeded, since=since)
     return None
 
 
-def _problem(pods: Iterable[JSON]) -> tuple[str, str] | None:
+def _problem(pods: Iterable[JSON]) -> Problem | None:
     """Why a pod that should be ready is not, in the scheduler's or kubelet's words."""
     for pod in pods:
         status = pod.get("status") or {}
         for condition in status.get("conditions") or []:
             if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-                message = str(condition.get("message", ""))
-                return ("InsufficientGPU" if "Insufficient nvidia.com/gpu" in message else "Unschedulable", message)
+                return _unschedulable(str(condition.get("message", "")), _instant(condition.get("lastTransitionTime")))
         for container in status.get("containerStatuses") or []:
             waiting = (container.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") in _WAITING_PROBLEMS:
-                return (_WAITING_PROBLEMS[waiting["reason"]], str(waiting.get("message") or waiting["reason"]))
+                return Problem(_WAITING_PROBLEMS[waiting["reason"]], str(waiting.get("message") or waiting["reason"]))
     return None
+
+
+def _unschedulable(message: str, since: datetime | None) -> Problem:
+    """The scheduler's sentence names what every node lacks; a device claim (DRA) that cannot be allocated is a lack of GPUs too."""
+    lacking = _INSUFFICIENT.findall(message)
+    if any(_ACCELERATOR.search(resource) for resource in lacking) or "cannot allocate all claims" in message:
+        return Problem("InsufficientGPU", message, shortage=True, since=since)
+    if lacking:
+        return Problem("InsufficientResources", message, shortage=True, since=since)
+    return Problem("Unschedulable", message, since=since)
+
+
+def _instant(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
@@ -135,7 +154,7 @@ def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True"
     ]
     if not finished:
-        return VerifyJob(revision, JobState.RUNNING)
+        return VerifyJob(revision, JobState.RUNNING, problem=_problem([pod]) if pod else _no_pod(job))
     why = str(finished[0].get("message") or finished[0].get("reason") or "")
     ended = _terminated(pod)
     if ended is None:
@@ -145,6 +164,12 @@ def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
     except MalformedReport as error:
         outcome = f"{ended.get('reason')}, exit code {ended.get('exitCode')}"
         return VerifyJob(revision, JobState.FINISHED, message=f"{outcome}; {error}")
+
+
+def _no_pod(job: JSON) -> Problem:
+    """A Job says nowhere that its pod was refused (a full quota tells its events only)."""
+    message = "the verify Job has no pod; is a quota of the namespace full?"
+    return Problem("QuotaExceeded", message, shortage=True, since=_instant((job.get("status") or {}).get("startTime")))
 
 
 def _terminated(pod: JSON | None) -> JSON | None:

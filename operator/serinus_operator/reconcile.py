@@ -17,7 +17,7 @@ from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
 from serinus_operator.gates.judge import Evidence, GateVerdict, Restarts, Verdict, judge, overall, verdicts
-from serinus_operator.gates.windows import subtract
+from serinus_operator.gates.windows import Window, subtract
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import MANAGED_BY, Defaults, Release, served_revisions
 from serinus_operator.notify import Notifier
@@ -58,6 +58,7 @@ class Reconciler:
         self._views: dict[tuple[str, str], tuple[datetime, ModelView]] = {}
         self._resynced_at: dict[Key, datetime] = {}
         self._view_locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._rolling: set[Key] = set()  # decided here, perhaps not yet stored
 
     async def reconcile(self, key: Key) -> float | None:
         """Brings one release a step further. Returns the seconds until it wants another look."""
@@ -81,13 +82,24 @@ class Reconciler:
         await self._resync(key, now, rolling=status.canary is not None)
         observed = await self._observe(spec, status, release_json, now)
         analysis, next_window = await self._analyse(spec, status, observed, release, now)
-        decided = plan(spec, status, observed, analysis, now, str(release))
+        decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
+        (self._rolling.discard if decided.status.canary is None else self._rolling.add)(key)
         await self._carry_out(release_json, spec, release, decided, status)
         due = [at for at in (decided.check_at, next_window) if at is not None]
         seconds = [max(0.05, (at - now).total_seconds()) for at in due] + [
             around.settings.registry_poll.total_seconds()
         ]
         return min(seconds)
+
+    def _queue(self, key: Key) -> str:
+        """Why this release may not start a rollout now: an operator-wide limit. Empty when it may."""
+        limit, releases = self._around.settings.max_concurrent_rollouts, self._around.cache.releases
+        rolling = {each for each in self._rolling if each in releases}
+        rolling |= {each for each, release in releases.items() if (release.get("status") or {}).get("canary")}
+        others = len(rolling - {key})
+        if not limit or others < limit:
+            return ""
+        return f"waits for one of {others} rollouts that are in progress to end (the operator's limit is {limit})"
 
     async def _carry_out(self, stored: JSON, spec: Spec, release: Release, decided: Plan, status: Status) -> None:
         around, settings = self._around, self._around.settings
@@ -161,33 +173,35 @@ class Reconciler:
         self, spec: Spec, status: Status, observed: Observed, release: Release, now: datetime
     ) -> tuple[AnalysisResult, datetime | None]:
         """Adds the window that has ended since the last one, if any. Returns the verdicts and when the next window can be read."""
-        canary, stable, analysis = status.canary, status.stable, spec.analysis
-        if canary is None or stable is None or canary.ending is not None:
+        judged, analysis = _judged(status, now), spec.analysis
+        if judged is None:
             return AnalysisResult(), None
+        canary, stable = judged
         latest = _aligned(now - self._around.settings.scrape_lag, analysis.interval)
         evidence = status.evidence
-        if evidence is None or evidence.canary_revision != canary.revision:
-            if observed.workload(canary.revision).side.ready == 0:
+        if evidence is None or evidence.canary_revision != canary:
+            if observed.workload(canary).side.ready == 0:
                 return AnalysisResult(), None
-            evidence = Evidence(canary.revision, latest)
-        error = ""
+            evidence = Evidence(canary, latest)
+        error, achieved = "", status.weight.achieved if evidence.requests else None
         if latest > evidence.window_end:
             try:
                 key = (release.namespace, release.name)
                 at_start = (await self._around.prometheus.snapshot(evidence.window_end)).get(key, {})
                 at_end = (await self._around.prometheus.snapshot(latest)).get(key, {})
                 window = subtract(evidence.window_end, at_start, latest, at_end, _warm_up(analysis))
-                evidence = judge(analysis, evidence, window, stable.revision)
+                evidence = judge(analysis, evidence, window, stable)
+                achieved = _share(window, canary, stable, achieved)
             except Unavailable as unavailable:
                 error = str(unavailable)
-        restarts = Restarts(observed.workload(canary.revision).restarts, observed.workload(stable.revision).restarts)
+        restarts = Restarts(observed.workload(canary).restarts, observed.workload(stable).restarts)
         gates = verdicts(analysis, evidence, restarts)
         if error:
             gates = tuple(_without_data(gate, error) for gate in gates)
         next_window = max(
             evidence.window_end + analysis.interval + self._around.settings.scrape_lag, now + timedelta(seconds=1)
         )
-        return AnalysisResult(overall(gates), gates, evidence), next_window
+        return AnalysisResult(overall(gates), gates, evidence, achieved), next_window
 
     async def _store_status(self, stored: JSON, status: Status) -> None:
         encoded = status_codec.encode(status)
@@ -201,6 +215,22 @@ class Reconciler:
                 await self._around.kube.get("ModelRelease", metadata["namespace"], metadata["name"])
             )
             raise
+
+
+def _judged(status: Status, now: datetime) -> tuple[str, str] | None:
+    """The revision that is judged and the one that it is compared with: canary and stable, or while baking stable and the former."""
+    canary, stable, former = status.canary, status.stable, status.former
+    if stable is not None and canary is not None and canary.ending is None:
+        return canary.revision, stable.revision
+    if stable is not None and canary is None and former is not None and now < former.bake_until:
+        return stable.revision, former.revision
+    return None
+
+
+def _share(window: Window, canary: str, stable: str, before: int | None) -> int | None:
+    """The canary's percentage of the window's requests; what it was before, where there were none."""
+    ours, theirs = window.of(canary).requests, window.of(stable).requests
+    return round(100 * ours / (ours + theirs)) if ours + theirs > 0 else before
 
 
 def _aligned(at: datetime, interval: timedelta) -> datetime:

@@ -33,6 +33,7 @@ class Settings:
     registry_poll: timedelta = timedelta(seconds=5)
     call_timeout_seconds: float = 15.0
     metrics_port: int = 8080
+    max_concurrent_rollouts: int = 0  # 0: no limit
     notify_url: str | None = None  # a secret: who knows it may post there
 
 
@@ -49,6 +50,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         scrape_lag=timedelta(seconds=_number(environment, "SERINUS_SCRAPE_LAG_SECONDS", 10)),
         registry_poll=timedelta(seconds=_number(environment, "SERINUS_REGISTRY_POLL_SECONDS", 5)),
         notify_url=environment.get("SERINUS_NOTIFY_URL") or None,
+        max_concurrent_rollouts=int(_number(environment, "SERINUS_MAX_CONCURRENT_ROLLOUTS", 0)),
         metrics_port=int(_number(environment, "SERINUS_METRICS_PORT", 8080)),
     )
 

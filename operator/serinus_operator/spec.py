@@ -158,13 +158,32 @@ class AnalysisSpec:
     gates: tuple[Gate, ...]
 
 
+class Surge(StrEnum):
+    """Where the room for another pod comes from: beyond `replicas`, from a pod lowered before, or as the scheduler says."""
+
+    AUTO = "Auto"
+    SURGE = "Surge"
+    SWAP = "Swap"
+
+
+class OnFailure(StrEnum):
+    """A failed canary's pods: each goes when its stable replacement is Ready, or all leave the Service at once."""
+
+    KEEP_FLOOR = "KeepFloor"
+    IMMEDIATE = "Immediate"
+
+
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """How replicas move."""
+    """How replicas move. After a promotion the former stable is kept warm for `scale_down_delay`, and gates go on for `bake`."""
 
+    surge: Surge
     max_surge: int
     capacity_floor_percent: int
+    on_failure: OnFailure
     progress_deadline: timedelta
+    scale_down_delay: timedelta
+    bake: timedelta
     steps: tuple[Step, ...]
 
 
@@ -231,9 +250,13 @@ def _parse(data: Mapping[str, Any]) -> Spec:
         paused=bool(data["paused"]),
         serving=_serving(data["serving"]),
         strategy=Strategy(
+            surge=Surge(strategy["surge"]),
             max_surge=int(strategy["maxSurge"]),
             capacity_floor_percent=int(str(strategy["capacityFloor"]).removesuffix("%")),
+            on_failure=OnFailure(strategy["onFailure"]),
             progress_deadline=parse_duration(strategy["progressDeadline"], "spec.strategy.progressDeadline"),
+            scale_down_delay=parse_duration(strategy["scaleDownDelay"], "spec.strategy.scaleDownDelay"),
+            bake=parse_duration(strategy["bake"], "spec.strategy.bake"),
             steps=tuple(_step(step, f"spec.strategy.steps[{index}]") for index, step in enumerate(strategy["steps"])),
         ),
         analysis=AnalysisSpec(

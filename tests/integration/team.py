@@ -36,6 +36,8 @@ class Team:
             "replicas": 3,
             "strategy": {
                 "progressDeadline": "30s",
+                "scaleDownDelay": "0s",
+                "bake": "0s",
                 "steps": [{"verify": {}}, {"setWeight": 30}, {"analysis": {"duration": "3s"}}],
             },
             "analysis": {"interval": "1s", "minRequests": 50},

@@ -27,6 +27,7 @@ from serinus_operator.rollout.model import (
     JobState,
     Observed,
     Plan,
+    Problem,
     RegistryIntent,
     Resolution,
     Resolved,
@@ -69,14 +70,17 @@ def spec(**changes: Any) -> Spec:
         "model": {"name": "m", "alias": "challenger"},
         "replicas": 4,
         "strategy": {
+            "scaleDownDelay": "0s",
+            "bake": "0s",
             "steps": [
                 {"verify": {}},
                 {"setWeight": 25},
                 {"analysis": {"duration": "1m"}},
                 {"setWeight": 50},
                 {"pause": {"duration": "1m"}},
-            ]
-        },
+            ],
+        }
+        | changes.pop("strategy", {}),
         "registry": {
             "onCanary": {"alias": "canary", "stage": "Staging"},
             "onPromote": {"alias": "champion", "stage": "Production", "archivePrevious": True},
@@ -106,27 +110,38 @@ class World:
     registry: RegistryIntent = field(default_factory=RegistryIntent)
     serving: ApplyServing | None = None
     command: Command | None = None
+    queue: str = ""
     verdict: Verdict = Verdict.PASS
     verify_passes: bool = True
     stuck: set[str] = field(default_factory=set)  # revisions whose pods never become ready
+    gpus: int = 10**9  # one for each pod, a verify Job's among them
+    scheduled: dict[str, int] = field(default_factory=dict)
+    short_since: dict[str, datetime] = field(default_factory=dict)
     weights: list[int] = field(default_factory=list)
     fewest_ready: int = 10**9
     last: Plan | None = None
 
     def observed(self) -> Observed:
-        problem = ("InsufficientGPU", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
         return Observed(
             generation=1,
             resolution=self.resolution,
-            workloads={rev: Workload(side, problem if rev in self.stuck else None) for rev, side in self.sides.items()},
+            workloads={rev: Workload(side, self.problem(rev)) for rev, side in self.sides.items()},
             verify_jobs=dict(self.jobs),
             serving=self.serving,
             registry_synced=self.registry.then(self.status.registry) == self.registry,
             command=self.command,
+            queue=self.queue,
         )
 
+    def problem(self, revision: str) -> Problem | None:
+        if revision in self.short_since:
+            message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+            return Problem("InsufficientGPU", message, shortage=True, since=self.short_since[revision])
+        return Problem("ImagePull", "no such image") if revision in self.stuck else None
+
     def analysis(self) -> AnalysisResult:
-        if self.status.canary is None or self.status.stable is None:
+        judged = self.status.canary or self.status.former
+        if judged is None or self.status.stable is None:
             return AnalysisResult()
         message = f"latency: canary judged {self.verdict}"
         return AnalysisResult(self.verdict, (GateVerdict("latency", self.verdict, 500, 1.0, 20.0, message),))
@@ -175,11 +190,24 @@ class World:
             self.fewest_ready = min(self.fewest_ready, ready)
 
     def settle(self) -> None:
+        """Pods that were to go are gone, those that find a GPU are ready, and verify Jobs that found one have finished."""
+        held = {revision: min(side.replicas, self.scheduled.get(revision, 0)) for revision, side in self.sides.items()}
+        running = {revision for revision, job in self.jobs.items() if job.state is JobState.FINISHED}
+        for revision in self.jobs:
+            if revision not in running and sum(held.values()) + len(running) < self.gpus:
+                running.add(revision)
         for revision, side in self.sides.items():
-            ready = side.ready if revision in self.stuck else side.replicas
+            free = self.gpus - len(running) - sum(held.values())
+            held[revision] += max(0, min(free, side.replicas - held[revision]))
+            ready = min(side.ready, held[revision]) if revision in self.stuck else held[revision]
             self.sides[revision] = Side(side.replicas, ready, side.replicas)
+        self.scheduled = held
+        waiting = {revision for revision, side in self.sides.items() if held[revision] < side.replicas}
+        waiting |= set(self.jobs) - running
+        self.short_since = {revision: self.short_since.get(revision, self.now) for revision in waiting}
         for revision, job in self.jobs.items():
-            if job.state is JobState.RUNNING:
+            self.jobs[revision] = job = replace(job, problem=self.problem(revision))
+            if job.state is JobState.RUNNING and revision in running:
                 verdict = report(self.digest_of_job, passed=self.verify_passes)
                 self.jobs[revision] = replace(job, state=JobState.FINISHED, report=verdict)
 

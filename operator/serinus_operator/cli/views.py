@@ -31,10 +31,10 @@ def tree(release: JSON, pods: Sequence[JSON]) -> Tree:
     )
     if status.get("message"):
         top.add(status["message"])
-    for role in ("stable", "canary"):
+    for role in ("stable", "canary", "former"):
         revision = status.get(role)
         if revision:
-            share = _share(status) if role == "canary" else ""
+            share = {"canary": _share, "former": _kept}.get(role, lambda _: "")(status)
             title = f"{role}: model version {revision['version']}, revision {revision['revision']}, space {revision['space']}{share}"
             branch = top.add(title)
             for pod in pods:
@@ -110,7 +110,15 @@ def forecast(found: Forecast, stated: float) -> Group:
 
 def _share(status: JSON) -> str:
     weight = status.get("weight") or {}
-    return f", {weight['desired']} % wanted" if weight.get("desired") else ""
+    if not weight.get("desired"):
+        return ""
+    swaps = ", swapping" if (status.get("capacity") or {}).get("policy") == "Swap" else ""
+    return f", {weight['desired']} % wanted, {weight.get('achieved', 0)} % achieved{swaps}"
+
+
+def _kept(status: JSON) -> str:
+    former = status["former"]
+    return f", warm until {former['warmUntil'][11:19]}, judged until {former['bakeUntil'][11:19]} UTC"
 
 
 def _pod(pod: JSON) -> str:

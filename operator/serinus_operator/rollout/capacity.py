@@ -1,7 +1,7 @@
 """How replicas move from one weight to the next without ready pods falling below the floor. Pure arithmetic.
 
-Raise one side in batches of `max_surge`, wait until the pods are Ready, then lower the other. Pods that are still terminating hold
-their GPU, so they count against the budget until they are gone.
+Surge raises one side in batches of `max_surge`, waits until the pods are Ready, then lowers the other; Swap lowers first, as far as the
+floor allows. Pods that are still terminating hold their GPU, so they count against the budget until they are gone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ class Side:
     ready: int
     pods: int
     settled: bool = True
+
+    def has(self, replicas: int) -> bool:
+        """Are exactly so many asked for, there, and ready, with nothing left terminating?"""
+        return self.settled and self.replicas == self.ready == self.pods == replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +54,21 @@ def floor(replicas: int, percent: int) -> int:
     return -(-replicas * percent // 100)
 
 
-def advance(goal: Split, stable: Side, canary: Side, *, replicas: int, floor_percent: int, max_surge: int) -> Split:
+def advance(
+    goal: Split, stable: Side, canary: Side, *, replicas: int, floor_percent: int, max_surge: int, guests: int = 0
+) -> Split:
     """Returns the replicas to ask for next on the way to `goal`; equal to what is asked for now when it is time to wait.
 
-    Grows a side only within `replicas + max_surge` existing pods, and lowers one only by what is ready beyond the floor.
+    Grows a side only within `replicas + max_surge` existing pods, and lowers one only by what is ready beyond the floor. `max_surge` 0
+    swaps. `guests` are pods beside the two sides that hold a place in the budget: a verify Job's.
     """
     budget = max(replicas + max_surge, goal.stable + goal.canary)
-    room = budget - max(stable.pods, stable.replicas) - max(canary.pods, canary.replicas)
+    room = budget - guests - max(stable.pods, stable.replicas) - max(canary.pods, canary.replicas)
     spare = stable.ready + canary.ready - floor(replicas, floor_percent)
     canary_after = _move(canary, goal.canary, room, spare)
     spare -= max(0, canary.ready - canary_after)
     stable_after = _move(stable, goal.stable, room - max(0, canary_after - canary.replicas), spare)
     return Split(stable=stable_after, canary=canary_after)
-
-
-def reached(goal: Split, stable: Side, canary: Side) -> bool:
-    """True when both sides ask for, have, and have ready exactly the goal, with nothing left terminating."""
-    return all(
-        side.settled and side.replicas == side.ready == side.pods == wanted
-        for side, wanted in ((stable, goal.stable), (canary, goal.canary))
-    )
 
 
 def _move(side: Side, goal: int, room: int, spare: int) -> int:

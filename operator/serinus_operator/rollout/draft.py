@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from serinus_operator.rollout.model import Action, AnalysisResult, Event, Observed, Plan, RegistryIntent, Status
+from serinus_operator.rollout.stages import require_legal
 from serinus_operator.spec import Analysis, Pause, SetWeight, Spec, Step, Verify, format_duration
 
 
@@ -26,8 +27,10 @@ class Draft:
     check_at: datetime | None = None
 
     def update(self, **changes: Any) -> None:
-        """Changes fields of the status in the making."""
-        self.status = replace(self.status, **changes)
+        """Changes fields of the status in the making. Raises IllegalTransition for a way between stages that is not in their table."""
+        after = replace(self.status, **changes)
+        require_legal(self.status, after)
+        self.status = after
 
     def do(self, action: Action) -> None:
         """One more action."""
@@ -44,6 +47,17 @@ class Draft:
     def want_registry(self, intent: RegistryIntent) -> None:
         """The registry should say this too."""
         self.update(registry=self.status.registry.then(intent))
+
+    @property
+    def rollout_is_due(self) -> bool:
+        """Is there a target to roll out that is neither stable nor rejected?"""
+        target, stable = self.status.target, self.status.stable
+        return target is not None and not target.rejected and (stable is None or stable.revision != target.revision)
+
+    @property
+    def bakes(self) -> bool:
+        """Are gates still asked about what was promoted?"""
+        return self.status.former is not None and self.now < self.status.former.bake_until
 
     def plan(self) -> Plan:
         """The finished plan."""

@@ -27,6 +27,13 @@ class Phase(StrEnum):
     DEGRADED = "Degraded"
 
 
+class Policy(StrEnum):
+    """How this rollout makes room for another pod: beyond `replicas`, or by lowering one first."""
+
+    SURGE = "Surge"
+    SWAP = "Swap"
+
+
 class Result(StrEnum):
     """How a rollout ended."""
 
@@ -79,6 +86,25 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """What was stable before the last promotion, kept for a way back: with pods until `warm_until`, judged until `bake_until`."""
+
+    revision: str
+    version: ModelVersion
+    digest: str
+    space: str
+    warm_until: datetime
+    bake_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How this rollout makes room for pods; chosen anew for each rollout."""
+
+    policy: Policy = Policy.SURGE
+
+
+@dataclass(frozen=True, slots=True)
 class StepState:
     """Where the rollout stands. `progressed_at` moves whenever a pod becomes ready; the progress deadline counts from it."""
 
@@ -92,7 +118,7 @@ class StepState:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """The canary's share in percent: what is wanted, and of ready replicas what is so."""
+    """The canary's share in percent: what is wanted, and what it got: of the last window's requests, else of ready replicas."""
 
     desired: int = 0
     achieved: int = 0
@@ -193,6 +219,8 @@ class Status:
     target: Target | None = None
     stable: Revision | None = None
     canary: Canary | None = None
+    former: Former | None = None
+    capacity: Capacity = Capacity()
     step: StepState | None = None
     weight: Weight = Weight()
     gates: tuple[GateVerdict, ...] = ()
@@ -232,11 +260,27 @@ Resolution: TypeAlias = Resolved | Unresolved
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a pod does not become ready: a reason and a sentence, in the words of the scheduler, the kubelet or a quota.
+
+    `shortage` tells that another pod's end would make room; `since` is when this was first said, None where nobody says.
+    """
+
+    reason: str
+    message: str
+    shortage: bool = False
+    since: datetime | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
-    """One revision's Deployment and pods. `problem` is why pods do not become ready, as reason and sentence."""
+    """One revision's Deployment and pods. `problem` is why pods do not become ready."""
 
     side: Side
-    problem: tuple[str, str] | None = None
+    problem: Problem | None = None
     restarts: int = 0  # of the pods' containers
 
 
@@ -255,6 +299,7 @@ class VerifyJob:
     state: JobState
     report: VerifyReport | None = None
     message: str = ""
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +325,7 @@ class Observed:
     registry_synced: bool | None = None  # does the registry say what status.registry wants? None: it did not answer
     registry_message: str = ""
     command: Command | None = None
+    queue: str = ""  # why no rollout may start now; empty when one may
 
     def workload(self, revision: str) -> Workload:
         """The revision's workload; none of it when there is no Deployment."""
@@ -288,11 +334,12 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisResult:
-    """What the gates say now, and the evidence that they rest on."""
+    """What the gates say now, and the evidence that they rest on. `achieved` is the canary's share of the last window in percent."""
 
     verdict: Verdict = Verdict.NO_DATA
     gates: tuple[GateVerdict, ...] = ()
     evidence: Evidence | None = None
+    achieved: int | None = None
 
 
 # --- plan -------------------------------------------------------------------------------------------------------------------------
@@ -300,10 +347,14 @@ class AnalysisResult:
 
 @dataclass(frozen=True, slots=True)
 class ApplyServing:
-    """Services and disruption budget of the release select these revisions; None selects no pod."""
+    """Services and disruption budget of the release select these revisions; None selects no pod.
+
+    The shared Service selects every pod of the release, or those of the revision `alone`.
+    """
 
     stable: str | None
     canary: str | None
+    alone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

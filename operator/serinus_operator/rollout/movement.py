@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serinus_operator.rollout.capacity import Side, Split, advance, reached, split
+from serinus_operator.rollout import capacity
+from serinus_operator.rollout.capacity import Side, Split, advance, split
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import Canary, CreateDeployment, Revision, Scale, Target
+from serinus_operator.rollout.model import Canary, CreateDeployment, Policy, Problem, Revision, Scale, Target
+from serinus_operator.spec import Surge
+
+_NOTHING = Side(0, 0, 0)
 
 
 def move(draft: Draft) -> None:
@@ -18,20 +22,30 @@ def move(draft: Draft) -> None:
         stable,
         canary,
         replicas=spec.replicas,
-        floor_percent=spec.strategy.capacity_floor_percent if status.stable else 0,
-        max_surge=spec.strategy.max_surge,
+        floor_percent=_floor_percent(draft),
+        max_surge=0 if policy(draft) is Policy.SWAP else spec.strategy.max_surge,
+        guests=_guests(draft),
     )
     if status.stable is not None:
         _ask(draft, status.stable, asked.stable)
     if status.canary is not None:
         _ask(draft, status.canary, asked.canary)
-    ready = stable.ready + canary.ready
-    draft.update(weight=replace(status.weight, achieved=round(100 * canary.ready / ready) if ready else 0))
+    draft.update(weight=replace(status.weight, achieved=_achieved(draft, stable, canary)))
+
+
+def evacuate(draft: Draft) -> None:
+    """All of the canary goes at once, whatever the floor: it has left the Service, so its pods are no capacity."""
+    assert draft.status.canary is not None
+    assert draft.status.stable is not None
+    _ask(draft, draft.status.canary, 0)
+    _ask(draft, draft.status.stable, draft.spec.replicas)
+    draft.update(weight=replace(draft.status.weight, achieved=0))
 
 
 def goal_reached(draft: Draft) -> bool:
-    """Are both sides exactly where the desired weight wants them, ready, with nothing left terminating?"""
-    return reached(_goal(draft), *_sides(draft))
+    """Are both sides exactly where the desired weight wants them? At 100 only the canary counts: stable's last pods leave the Service."""
+    goal, (stable, canary) = _goal(draft), _sides(draft)
+    return canary.has(goal.canary) and (draft.status.weight.desired == 100 or stable.has(goal.stable))
 
 
 def ready_pods(draft: Draft) -> int:
@@ -39,19 +53,82 @@ def ready_pods(draft: Draft) -> int:
     return sum(side.ready for side in _sides(draft))
 
 
+def stable_serves(draft: Draft) -> bool:
+    """Has stable a ready pod?"""
+    return _sides(draft)[0].ready > 0
+
+
+def policy(draft: Draft) -> Policy:
+    """How this rollout makes room: as the spec says, and under Auto as was found out."""
+    match draft.spec.strategy.surge:
+        case Surge.AUTO:
+            return draft.status.capacity.policy
+        case Surge.SURGE:
+            return Policy.SURGE
+        case Surge.SWAP:
+            return Policy.SWAP
+
+
+def problem_of(draft: Draft, revision: Revision | Canary | None) -> Problem | None:
+    """What keeps a revision's pods, or that of its verify Job, from becoming ready."""
+    if revision is None:
+        return None
+    job = draft.observed.verify_jobs.get(revision.revision)
+    return draft.observed.workload(revision.revision).problem or (job.problem if job else None)
+
+
+def can_swap(draft: Draft) -> bool:
+    """Does the floor leave a pod that may go before its replacement is there?"""
+    replicas = draft.spec.replicas
+    return draft.status.stable is not None and replicas > capacity.floor(
+        replicas, draft.spec.strategy.capacity_floor_percent
+    )
+
+
 def _sides(draft: Draft) -> tuple[Side, Side]:
     stable, canary = draft.status.stable, draft.status.canary
-    nothing = Side(0, 0, 0)
     return (
-        draft.observed.workload(stable.revision).side if stable else nothing,
-        draft.observed.workload(canary.revision).side if canary else nothing,
+        draft.observed.workload(stable.revision).side if stable else _NOTHING,
+        draft.observed.workload(canary.revision).side if canary else _NOTHING,
     )
 
 
 def _goal(draft: Draft) -> Split:
     """Without a stable revision all of a weight above 0 is the canary's."""
-    goal = split(draft.spec.replicas, draft.status.weight.desired)
-    return goal if draft.status.stable is not None else Split(0, goal.canary)
+    spec, weight, guests = draft.spec, draft.status.weight.desired, _guests(draft)
+    goal = split(spec.replicas, weight)
+    if draft.status.stable is None:
+        return Split(0, goal.canary)
+    if weight == 100 and spec.strategy.scale_down_delay and policy(draft) is Policy.SURGE:
+        return Split(min(_sides(draft)[0].replicas, spec.strategy.max_surge), goal.canary)  # warm, for a way back
+    if guests and policy(draft) is Policy.SWAP:
+        return Split(max(0, goal.stable - guests), goal.canary)
+    return goal
+
+
+def _floor_percent(draft: Draft) -> int:
+    """Nothing is lost while there is room to surge; what has failed may go as soon as the spec's floor allows."""
+    if draft.status.stable is None:
+        return 0
+    ending = draft.status.canary is not None and draft.status.canary.ending is not None
+    surges = policy(draft) is Policy.SURGE and not ending
+    return 100 if surges else draft.spec.strategy.capacity_floor_percent
+
+
+def _guests(draft: Draft) -> int:
+    """A verify Job's pod holds a canary's place, and its GPU."""
+    canary = draft.status.canary
+    return 1 if canary is not None and canary.revision in draft.observed.verify_jobs else 0
+
+
+def _achieved(draft: Draft, stable: Side, canary: Side) -> int:
+    """The share of the last window's requests; before there is one, that of ready replicas."""
+    if draft.status.canary is None:
+        return 0
+    if draft.analysis.achieved is not None:
+        return draft.analysis.achieved
+    ready = stable.ready + canary.ready
+    return round(100 * canary.ready / ready) if ready else 0
 
 
 def _ask(draft: Draft, revision: Revision | Canary, replicas: int) -> None:

@@ -1,15 +1,6 @@
 """The decision: `plan(spec, status, observed, analysis, now) → Plan`. Pure; it does no I/O and reads no clock.
 
-┌───────── target = stable, no canary ─────────┐
-│                   REST                       │◄────────────── canary gone ──────────────┐
-└───────┬──────────────────────────────────────┘                                          │
-        │ another target, not rejected                                                    │
-        ▼                                                                                 │
-    ROLL: verify → weights, pauses, analyses → 100 % ──► promoted: the canary is stable   │
-        │                                                                                 │
-        │ gate or verify failed, deadline passed, aborted, another target                 │
-        ▼                                                                                 │
-    WITHDRAW: weight 0 at once, stable refilled, canary lowered ──────────────────────────┘
+The stages that a release goes through, and every way between them, are the table in `stages`.
 """
 
 from __future__ import annotations
@@ -17,32 +8,32 @@ from __future__ import annotations
 from datetime import datetime
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout import registry_moves
 from serinus_operator.rollout.commands import answer
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import (
     AnalysisResult,
     ApplyServing,
     Canary,
+    Capacity,
     DeleteDeployment,
     DeleteVerifyJob,
-    HistoryEntry,
     Observed,
     Plan,
     Resolved,
     Result,
-    Revision,
     Scale,
     Status,
     StepState,
     SyncRegistry,
     Weight,
 )
-from serinus_operator.rollout.movement import move
+from serinus_operator.rollout.movement import evacuate, move, stable_serves
+from serinus_operator.rollout.promotion import promote, remember, watch_bake
 from serinus_operator.rollout.revision import steps_hash, target_of
+from serinus_operator.rollout.room import find_room
 from serinus_operator.rollout.steps import effective_steps, end, fresh_step, step_finished
 from serinus_operator.rollout.summary import summarise
-from serinus_operator.spec import Spec
+from serinus_operator.spec import OnFailure, Spec
 
 
 def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResult, now: datetime, release: str) -> Plan:
@@ -52,9 +43,11 @@ def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResul
     if observed.command is not None and (status.command is None or status.command.id != observed.command.id):
         answer(draft, observed.command)
         adopt_target(draft)  # `undo` names another one
+    if draft.status.former is not None:
+        watch_bake(draft, draft.status.former)
     if end_is_due(draft):
         withdraw(draft)
-    elif draft.status.canary is not None or rollout_is_due(draft):
+    elif draft.status.canary is not None or (draft.rollout_is_due and not observed.queue):
         roll(draft)
     else:
         rest(draft)
@@ -98,12 +91,6 @@ def end_is_due(draft: Draft) -> bool:
     return draft.status.canary is not None and draft.status.canary.ending is not None
 
 
-def rollout_is_due(draft: Draft) -> bool:
-    """Is there a target to roll out that is neither stable nor rejected?"""
-    target, stable = draft.status.target, draft.status.stable
-    return target is not None and not target.rejected and (stable is None or stable.revision != target.revision)
-
-
 def roll(draft: Draft) -> None:
     """Starts or continues the rollout: walks the steps as far as they have finished, then moves replicas towards the weight."""
     if draft.status.canary is None:
@@ -116,6 +103,7 @@ def roll(draft: Draft) -> None:
             promote(draft)
             return
         draft.update(step=fresh_step(draft, _step(draft).hash, _step(draft).index + 1))
+    find_room(draft)
     if draft.status.canary is not None and draft.status.canary.ending is not None:
         withdraw(draft)
         return
@@ -126,7 +114,7 @@ def _start(draft: Draft) -> None:
     target = draft.status.target
     assert target is not None
     canary = Canary(target.revision, target.version, target.digest, target.space, started_at=draft.now)
-    draft.update(canary=canary, step=None, weight=Weight(), gates=(), evidence=None)
+    draft.update(canary=canary, former=None, capacity=Capacity(), step=None, weight=Weight(), gates=(), evidence=None)
     draft.say("RolloutStarted", f"model version {target.version} as revision {target.revision}")
 
 
@@ -159,43 +147,29 @@ def withdraw(draft: Draft) -> None:
         draft.update(gates=draft.analysis.gates)
     workload = draft.observed.workloads.get(canary.revision)
     if workload is not None or canary.revision in draft.observed.verify_jobs:
-        move(draft)
+        find_room(draft)
+        if _leaves_at_once(draft):
+            evacuate(draft)
+        else:
+            move(draft)
         if workload is not None and workload.side.replicas == workload.side.pods == 0:
             draft.do(DeleteDeployment(canary.revision))
         if canary.revision in draft.observed.verify_jobs:
             draft.do(DeleteVerifyJob(canary.revision))
         return
-    _remember(draft, canary, canary.ending, canary.reason)
-    draft.update(canary=None, step=None, weight=Weight(), evidence=None)
-    if rollout_is_due(draft):
+    remember(draft, canary, canary.ending, canary.reason)
+    draft.update(canary=None, capacity=Capacity(), step=None, weight=Weight(), evidence=None)
+    if draft.rollout_is_due:
         draft.look_again(draft.now)
     else:
         move(draft)
 
 
-def promote(draft: Draft) -> None:
-    """Promotion retargets: the canary's Deployment becomes the stable one, and no pod of it is touched."""
-    canary, previous = draft.status.canary, draft.status.stable
-    assert canary is not None
-    gates = "; ".join(gate.message for gate in draft.status.gates)
-    reason = gates or ("first release" if previous is None else "all steps finished")
-    registry_moves.promoted(draft, canary, previous, reason)
-    _remember(draft, canary, Result.PROMOTED, reason)
-    draft.update(
-        stable=Revision(canary.revision, canary.version, canary.digest, canary.space),
-        canary=None,
-        step=None,
-        weight=Weight(),
-        evidence=None,
-    )
-    draft.say("Promoted", f"revision {canary.revision} (model version {canary.version}) is stable: {reason}")
-
-
-def _remember(draft: Draft, canary: Canary, result: Result, reason: str) -> None:
-    entry = HistoryEntry(
-        canary.version, canary.revision, result, reason, canary.started_at, draft.now, canary.digest, canary.space
-    )
-    draft.update(history=(entry, *draft.status.history)[: draft.spec.history])
+def _leaves_at_once(draft: Draft) -> bool:
+    """Does the failed canary leave the Service now? Never before stable can answer in its place."""
+    canary = draft.status.canary
+    failed = canary is not None and canary.ending in (Result.ROLLED_BACK, Result.ABORTED)
+    return failed and draft.spec.strategy.on_failure is OnFailure.IMMEDIATE and stable_serves(draft)
 
 
 def rest(draft: Draft) -> None:
@@ -205,9 +179,10 @@ def rest(draft: Draft) -> None:
 
 
 def remove_leftovers(draft: Draft) -> None:
-    """Deployments and verify Jobs of neither stable nor canary: scaled to nothing, then deleted once their pods are gone."""
+    """Deployments and verify Jobs of no live revision: scaled to nothing, then deleted once their pods are gone."""
     status, observed = draft.status, draft.observed
-    live = {revision.revision for revision in (status.stable, status.canary) if revision is not None}
+    warm = status.former if status.former is not None and draft.now < status.former.warm_until else None
+    live = {revision.revision for revision in (status.stable, status.canary, warm) if revision is not None}
     for revision, workload in observed.workloads.items():
         if revision in live:
             continue
@@ -221,11 +196,13 @@ def remove_leftovers(draft: Draft) -> None:
 
 
 def serve(draft: Draft) -> None:
-    """Services follow the live revisions."""
-    status = draft.status
+    """Services follow the live revisions. Stable has the shared one alone but for a rollout's time: a former stable is kept out of it."""
+    stable, canary = draft.status.stable, draft.status.canary
+    alone = stable if canary is None or _leaves_at_once(draft) else None
     wanted = ApplyServing(
-        stable=status.stable.revision if status.stable else None,
-        canary=status.canary.revision if status.canary else None,
+        stable=stable.revision if stable else None,
+        canary=canary.revision if canary else None,
+        alone=alone.revision if alone else None,
     )
     if draft.observed.serving != wanted:
         draft.do(wanted)

@@ -6,7 +6,7 @@ A new revision of the version that is stable already (an edit of `serving`, say)
 from __future__ import annotations
 
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import Canary, RegistryIntent, Result, Revision
+from serinus_operator.rollout.model import Canary, Former, RegistryIntent, Result, Revision
 
 ARCHIVED = "Archived"
 _MAX_TAG_CHARACTERS = 4000
@@ -41,6 +41,25 @@ def promoted(draft: Draft, canary: Canary, previous: Revision | None, reason: st
             withdrawn=_canary_alias(draft, canary),
             stages=stages,
             tags={canary.version: _tags(draft, Result.PROMOTED, reason)},
+        )
+    )
+
+
+def demoted(draft: Draft, canary: Canary, former: Former, result: Result, reason: str) -> None:
+    """What was promoted is taken back: alias and stage return to the version before it."""
+    if former.version == canary.version:
+        return
+    ended(draft, canary, result, reason)
+    moves = draft.spec.on_promote
+    draft.want_registry(
+        RegistryIntent(
+            aliases={moves.alias: former.version} if moves.alias else {},
+            stages={canary.version: draft.spec.on_rollback.stage or ARCHIVED, former.version: moves.stage}
+            if moves.stage
+            else {},
+            tags={
+                former.version: _tags(draft, Result.PROMOTED, f"stable again: model version {canary.version} {reason}")
+            },
         )
     )
 

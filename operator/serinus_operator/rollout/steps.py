@@ -14,12 +14,13 @@ from serinus_operator.rollout.model import (
     CreateVerifyJob,
     DeleteVerifyJob,
     JobState,
+    Problem,
     Result,
     StepState,
     Target,
 )
-from serinus_operator.rollout.movement import goal_reached, ready_pods
-from serinus_operator.spec import Analysis, InconclusiveAction, Pause, SetWeight, Step, Verify
+from serinus_operator.rollout.movement import goal_reached, problem_of, ready_pods
+from serinus_operator.spec import Analysis, InconclusiveAction, Pause, SetWeight, Step, Verify, format_duration
 
 
 def effective_steps(steps: tuple[Step, ...], *, first: bool) -> tuple[Step, ...]:
@@ -114,7 +115,7 @@ def _analysed(draft: Draft, step: Analysis) -> bool:
         return True
     if draft.now >= _patience_ends(draft, step) and analysis.inconclusive_action is InconclusiveAction.ROLLBACK:
         waited = draft.now - state.started_at
-        end(draft, Result.ROLLED_BACK, f"no verdict after {waited}: {_open_gates(draft)}")
+        end(draft, Result.ROLLED_BACK, f"no verdict after {format_duration(waited)}: {_open_gates(draft)}")
     elif draft.now < _patience_ends(draft, step):
         draft.look_again(due if draft.now < due else _patience_ends(draft, step))
     return False
@@ -133,8 +134,7 @@ def _open_gates(draft: Draft) -> str:
 
 def _watch_deadline(draft: Draft, waiting_for: str) -> None:
     """Ends the rollout when nothing became ready for `progressDeadline`, with the pods' own problem as the reason."""
-    state, canary = _state(draft), _canary(draft)
-    ready = ready_pods(draft)
+    state, ready = _state(draft), ready_pods(draft)
     if ready != state.ready:
         state = replace(state, ready=ready, progressed_at=draft.now)
         draft.update(step=state)
@@ -142,8 +142,10 @@ def _watch_deadline(draft: Draft, waiting_for: str) -> None:
     if draft.now < due:
         draft.look_again(due)
         return
-    problem = draft.observed.workload(canary.revision).problem or ("ProgressDeadlineExceeded", waiting_for)
-    end(draft, Result.ROLLED_BACK, f"{problem[0]}: {problem[1]} within {draft.spec.strategy.progress_deadline}")
+    stuck = problem_of(draft, draft.status.canary) or problem_of(draft, draft.status.stable)
+    problem = stuck or Problem("ProgressDeadlineExceeded", waiting_for)
+    within = format_duration(draft.spec.strategy.progress_deadline)
+    end(draft, Result.ROLLED_BACK, f"{problem}: not ready within progressDeadline {within}")
 
 
 def _state(draft: Draft) -> StepState:

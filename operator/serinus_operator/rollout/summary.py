@@ -8,7 +8,8 @@ from serinus_contract.names import RELEASE_LABEL
 from serinus_operator.gates.judge import Verdict, overall
 from serinus_operator.rollout.capacity import floor
 from serinus_operator.rollout.draft import Draft, describe
-from serinus_operator.rollout.model import Condition, Phase, Unresolved
+from serinus_operator.rollout.model import Canary, Condition, Phase, Unresolved
+from serinus_operator.rollout.movement import problem_of
 from serinus_operator.rollout.steps import effective_steps, waits_for_person
 
 
@@ -81,16 +82,26 @@ def _step_label(draft: Draft) -> str:
 def _message(draft: Draft, *, ready: bool) -> str:
     status, resolution = draft.status, draft.observed.resolution
     if status.canary is not None:
-        problem = draft.observed.workload(status.canary.revision).problem
-        why = status.canary.reason or (f"{problem[0]}: {problem[1]}" if problem else "")
-        return f"model version {status.canary.version}: {status.step_label}" + (f" ({why})" if why else "")
+        return f"model version {status.canary.version}: {status.step_label}" + _why(draft, status.canary)
     if isinstance(resolution, Unresolved):
         return resolution.message
     if status.target is not None and status.target.rejected:
         return f"model version {status.target.version} was rejected: {status.target.reason}"
+    if draft.observed.queue and draft.rollout_is_due and status.target is not None:
+        return f"model version {status.target.version}: {draft.observed.queue}"
     if ready and status.stable is not None:
-        return f"model version {status.stable.version} serves with {status.stable.ready} ready replicas"
+        serves = f"model version {status.stable.version} serves with {status.stable.ready} ready replicas"
+        return serves + (
+            f", baking until {status.former.bake_until:%H:%M:%S} UTC" if draft.bakes and status.former else ""
+        )
     return "waiting for ready replicas of the stable revision" if status.stable else "waiting for a model version"
+
+
+def _why(draft: Draft, canary: Canary) -> str:
+    """Why it ends, and what holds it up: a canary that goes waits for stable's pods, where the floor says so."""
+    held_up = problem_of(draft, canary if canary.ending is None else draft.status.stable)
+    reasons = [str(each) for each in (canary.reason, held_up) if each]
+    return f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def _conditions(draft: Draft, *, ready: bool, paused: bool) -> tuple[Condition, ...]:

@@ -1,0 +1,44 @@
+"""Room for a canary's pods under `surge: Auto`: beyond `replicas` while the scheduler finds some, else in the place of a stable pod."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from serinus_operator.rollout.draft import Draft
+from serinus_operator.rollout.model import Capacity, Policy, Problem, Result
+from serinus_operator.rollout.movement import can_swap, policy, problem_of
+from serinus_operator.rollout.steps import end
+from serinus_operator.spec import Surge
+
+# An autoscaler or a pod that is just ending may make room by itself; what lasts longer is a lack.
+_PATIENCE: Final = timedelta(seconds=30)
+
+
+def find_room(draft: Draft) -> None:
+    """Swaps from now on when a shortage has lasted; ends the rollout where the floor leaves no pod that could be swapped.
+
+    What counts is who has to grow: the canary, and while it is withdrawn stable.
+    """
+    canary, stable = draft.status.canary, draft.status.stable
+    if draft.spec.strategy.surge is not Surge.AUTO or policy(draft) is Policy.SWAP or canary is None or stable is None:
+        return
+    shortage = problem_of(draft, canary if canary.ending is None else stable)
+    if shortage is None or not shortage.shortage or shortage.since is None:
+        return
+    if draft.now < shortage.since + _PATIENCE:
+        draft.look_again(shortage.since + _PATIENCE)
+    elif can_swap(draft):
+        draft.update(capacity=Capacity(Policy.SWAP))
+        draft.say("Swapping", f"{shortage}; from now on a pod goes before its replacement comes")
+    elif canary.ending is None:
+        end(draft, Result.ROLLED_BACK, _no_room(draft, shortage))
+
+
+def _no_room(draft: Draft, shortage: Problem) -> str:
+    """Why swapping does not help, and what would."""
+    percent, replicas = draft.spec.strategy.capacity_floor_percent, draft.spec.replicas
+    return (
+        f"{shortage}; capacityFloor {percent}% of {replicas} replicas lets no pod go first: "
+        "lower spec.strategy.capacityFloor or make room for one pod more"
+    )
