@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test demo bench-gates cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test docs demo bench-gates cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ imports:
 	$(VENV)/bin/lint-imports
 
 fast:
-	$(PYTHON) -m pytest -q -m "not model and not integration and not e2e"
+	$(PYTHON) -m pytest -q -m "not model and not integration and not e2e and not long"
 
 test: setup lint types imports  ## everything; what CI runs
 	$(PYTHON) -m pytest --durations=15
@@ -54,6 +54,9 @@ cluster-down:  ## stop what `make cluster` started
 
 cluster-status:  ## what of it runs, and where the logs are
 	python3 -m tests.cluster status
+
+docs: setup  ## write the generated parts of the documents (a test fails while they differ from the code)
+	$(PYTHON) docs/generate.py
 
 requirements:  ## resolve requirements/*.txt anew from pyproject.toml (hashed; no index named)
 	./requirements/compile.sh

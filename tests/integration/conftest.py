@@ -68,7 +68,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     with process(command, folder / "mlflow.log"):
-        eventually("MLflow answers", lambda: _answers(f"{url}/health"), 90)
+        eventually("MLflow answers", lambda: _answers(f"{url}/health"), 240)  # a cold start on two busy cores took 95 s
         yield url
 
 

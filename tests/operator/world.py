@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from serinus_contract.verification import Check, VerifyReport
-from serinus_operator.gates.judge import GateVerdict, Verdict
+from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
 from serinus_operator.rollout.capacity import Side
 from serinus_operator.rollout.model import (
     Action,
@@ -46,9 +47,15 @@ CRD = Path(__file__).parents[2] / "crds" / "modelreleases.yaml"
 
 def defaulted(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec as the API server would store it: defaults from the CRD's own schema."""
-    schema = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    filled: dict[str, Any] = _fill(schema, spec)
+    filled: dict[str, Any] = _fill(_schema(), spec)
     return filled
+
+
+@lru_cache
+def _schema() -> dict[str, Any]:
+    crd = yaml.safe_load(CRD.read_text())
+    schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return schema
 
 
 def _fill(schema: dict[str, Any], value: Any) -> Any:
@@ -140,11 +147,16 @@ class World:
         return Problem("ImagePull", "no such image") if revision in self.stuck else None
 
     def analysis(self) -> AnalysisResult:
-        judged = self.status.canary or self.status.former
-        if judged is None or self.status.stable is None:
+        canary, stable, former = self.status.canary, self.status.stable, self.status.former
+        judged = canary or (stable if former is not None else None)
+        if judged is None or stable is None or (canary is not None and canary.ending is not None):
             return AnalysisResult()
         message = f"latency: canary judged {self.verdict}"
-        return AnalysisResult(self.verdict, (GateVerdict("latency", self.verdict, 500, 1.0, 20.0, message),))
+        before = self.status.evidence
+        known = before is not None and before.canary_revision == judged.revision
+        evidence = before if known and before is not None else Evidence(judged.revision, self.now)
+        evidence = replace(evidence, window_end=self.now, requests=evidence.requests + 1)
+        return AnalysisResult(self.verdict, (GateVerdict("latency", self.verdict, 500, 1.0, 20.0, message),), evidence)
 
     def decide(self) -> Plan:
         return plan(self.spec, self.status, self.observed(), self.analysis(), self.now, "team/release")

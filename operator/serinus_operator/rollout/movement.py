@@ -59,14 +59,10 @@ def stable_serves(draft: Draft) -> bool:
 
 
 def policy(draft: Draft) -> Policy:
-    """How this rollout makes room: as the spec says, and under Auto as was found out."""
-    match draft.spec.strategy.surge:
-        case Surge.AUTO:
-            return draft.status.capacity.policy
-        case Surge.SURGE:
-            return Policy.SURGE
-        case Surge.SWAP:
-            return Policy.SWAP
+    """How this rollout makes room: as the spec says, and under Auto as was found out. Where nothing may go first it can only surge."""
+    surge = draft.spec.strategy.surge
+    swaps = surge is Surge.SWAP or (surge is Surge.AUTO and draft.status.capacity.policy is Policy.SWAP)
+    return Policy.SWAP if swaps and can_swap(draft) else Policy.SURGE
 
 
 def problem_of(draft: Draft, revision: Revision | Canary | None) -> Problem | None:
@@ -82,6 +78,17 @@ def can_swap(draft: Draft) -> bool:
     replicas = draft.spec.replicas
     return draft.status.stable is not None and replicas > capacity.floor(
         replicas, draft.spec.strategy.capacity_floor_percent
+    )
+
+
+def floor_hint(draft: Draft) -> str:
+    """Why swapping does not help against a shortage, and what would; empty where it could help."""
+    if draft.status.stable is None or can_swap(draft):
+        return ""
+    percent, replicas = draft.spec.strategy.capacity_floor_percent, draft.spec.replicas
+    return (
+        f"; capacityFloor {percent}% of {replicas} replicas lets no pod go first: "
+        "lower spec.strategy.capacityFloor or make room for one pod more"
     )
 
 

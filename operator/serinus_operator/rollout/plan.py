@@ -113,6 +113,7 @@ def roll(draft: Draft) -> None:
 def _start(draft: Draft) -> None:
     target = draft.status.target
     assert target is not None
+    draft.analysis = AnalysisResult()  # what was judged until now was another revision: one that bakes
     canary = Canary(target.revision, target.version, target.digest, target.space, started_at=draft.now)
     draft.update(canary=canary, former=None, capacity=Capacity(), step=None, weight=Weight(), gates=(), evidence=None)
     draft.say("RolloutStarted", f"model version {target.version} as revision {target.revision}")

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Final
 
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import Capacity, Policy, Problem, Result
-from serinus_operator.rollout.movement import can_swap, policy, problem_of
+from serinus_operator.rollout.model import Capacity, Policy, Result
+from serinus_operator.rollout.movement import can_swap, floor_hint, policy, problem_of
 from serinus_operator.rollout.steps import end
 from serinus_operator.spec import Surge
 
@@ -32,13 +32,4 @@ def find_room(draft: Draft) -> None:
         draft.update(capacity=Capacity(Policy.SWAP))
         draft.say("Swapping", f"{shortage}; from now on a pod goes before its replacement comes")
     elif canary.ending is None:
-        end(draft, Result.ROLLED_BACK, _no_room(draft, shortage))
-
-
-def _no_room(draft: Draft, shortage: Problem) -> str:
-    """Why swapping does not help, and what would."""
-    percent, replicas = draft.spec.strategy.capacity_floor_percent, draft.spec.replicas
-    return (
-        f"{shortage}; capacityFloor {percent}% of {replicas} replicas lets no pod go first: "
-        "lower spec.strategy.capacityFloor or make room for one pod more"
-    )
+        end(draft, Result.ROLLED_BACK, f"{shortage}{floor_hint(draft)}")

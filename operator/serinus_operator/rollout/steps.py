@@ -19,7 +19,7 @@ from serinus_operator.rollout.model import (
     StepState,
     Target,
 )
-from serinus_operator.rollout.movement import goal_reached, problem_of, ready_pods
+from serinus_operator.rollout.movement import floor_hint, goal_reached, problem_of, ready_pods
 from serinus_operator.spec import Analysis, InconclusiveAction, Pause, SetWeight, Step, Verify, format_duration
 
 
@@ -71,6 +71,8 @@ def _verified(draft: Draft) -> bool:
     if canary.verified:
         if job is not None and _verified_before(draft):
             draft.do(DeleteVerifyJob(canary.revision))
+        if job is not None:
+            _watch_deadline(draft, "the verify Job does not go away")
         return job is None
     if job is None:
         stable = draft.status.stable
@@ -86,6 +88,7 @@ def _verified(draft: Draft) -> bool:
         else:
             draft.update(canary=replace(canary, verified=True))
             draft.say("Verified", f"revision {canary.revision}: {job.report.reason}")
+            draft.look_again(draft.now)
         return False
     _watch_deadline(draft, "the verify Job has not finished")
     return False
@@ -145,7 +148,8 @@ def _watch_deadline(draft: Draft, waiting_for: str) -> None:
     stuck = problem_of(draft, draft.status.canary) or problem_of(draft, draft.status.stable)
     problem = stuck or Problem("ProgressDeadlineExceeded", waiting_for)
     within = format_duration(draft.spec.strategy.progress_deadline)
-    end(draft, Result.ROLLED_BACK, f"{problem}: not ready within progressDeadline {within}")
+    hint = floor_hint(draft) if problem.shortage else ""
+    end(draft, Result.ROLLED_BACK, f"{problem}: not ready within progressDeadline {within}{hint}")
 
 
 def _state(draft: Draft) -> StepState:

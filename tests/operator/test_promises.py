@@ -1,0 +1,111 @@
+"""The promises over thousands of random histories, and each promise's watch seen catching a planted fault.
+
+Promise 8 (a vector never reaches a client that pinned another space) is the server's, and tested there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+from tests.operator.promises import Release
+
+from serinus_operator.gates.judge import Verdict
+from serinus_operator.rollout import movement, plan, steps
+from serinus_operator.rollout.capacity import Split
+from serinus_operator.rollout.draft import Draft
+from serinus_operator.rollout.model import StepState, SyncRegistry
+
+QUICK = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],  # a failing history is short enough as it was found; making it shorter takes minutes
+)  # fmt: skip
+
+
+def test_no_history_breaks_a_promise() -> None:
+    run_state_machine_as_test(Release, settings=QUICK)
+
+
+@pytest.mark.long
+def test_no_long_history_breaks_a_promise() -> None:
+    """20 000 steps, each of them one or more decisions."""
+    run_state_machine_as_test(Release, settings=settings(QUICK, max_examples=500, stateful_step_count=40))
+
+
+def _overlooks_failure(end_is_due: Callable[[Draft], bool]) -> Callable[[Draft], bool]:
+    def faulty(draft: Draft) -> bool:
+        draft.analysis = replace(draft.analysis, verdict=Verdict.PASS)
+        return end_is_due(draft)
+
+    return faulty
+
+
+def _takes_missing_data_for_failure(end_is_due: Callable[[Draft], bool]) -> Callable[[Draft], bool]:
+    def faulty(draft: Draft) -> bool:
+        if draft.analysis.verdict is Verdict.NO_DATA:
+            failed = tuple(replace(gate, verdict=Verdict.FAIL) for gate in draft.analysis.gates)
+            draft.analysis = replace(draft.analysis, verdict=Verdict.FAIL, gates=failed)
+        return end_is_due(draft)
+
+    return faulty
+
+
+def _forgets_rejections(adopt_target: Callable[[Draft], None]) -> Callable[[Draft], None]:
+    def faulty(draft: Draft) -> None:
+        adopt_target(draft)
+        if draft.status.target is not None:
+            draft.update(target=replace(draft.status.target, rejected=False, reason=""))
+
+    return faulty
+
+
+def _moves_at_once(_: Any) -> Callable[..., Split]:
+    return lambda goal, *_, **__: goal
+
+
+def _calls_before_it_stores(_: Any) -> Callable[[Draft], None]:
+    return lambda draft: draft.do(SyncRegistry(draft.status.registry)) if draft.status.registry else None
+
+
+def _writes_at_rest(summarise: Callable[[Draft], None]) -> Callable[[Draft], None]:
+    def faulty(draft: Draft) -> None:
+        summarise(draft)
+        draft.update(message=f"seen at {draft.now}")
+
+    return faulty
+
+
+def _resets_evidence(fresh_step: Callable[..., StepState]) -> Callable[..., StepState]:
+    def faulty(draft: Draft, *arguments: Any) -> StepState:
+        draft.update(evidence=None)
+        return fresh_step(draft, *arguments)
+
+    return faulty
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("module", "name", "fault"),
+    [
+        pytest.param(steps, "_analysed", lambda _: lambda *_: True, id="1-an-analysis-passes-at-once"),
+        pytest.param(plan, "end_is_due", _overlooks_failure, id="2-a-failed-gate-is-overlooked"),
+        pytest.param(plan, "adopt_target", _forgets_rejections, id="2-a-rejection-is-forgotten"),
+        pytest.param(movement, "advance", _moves_at_once, id="3-replicas-move-at-once"),
+        pytest.param(plan, "end_is_due", _takes_missing_data_for_failure, id="4-missing-data-fails"),
+        pytest.param(plan, "sync_registry", _calls_before_it_stores, id="5-the-registry-is-called-before-the-intent-is-stored"),
+        pytest.param(plan, "summarise", _writes_at_rest, id="6-the-status-changes-at-rest"),
+        pytest.param(plan, "fresh_step", _resets_evidence, id="7-evidence-is-reset-between-steps"),
+        pytest.param(steps, "_watch_deadline", lambda _: lambda *_: None, id="9-pods-may-take-for-ever"),
+    ],
+)  # fmt: skip
+def test_a_planted_fault_is_caught(
+    module: ModuleType, name: str, fault: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, fault(getattr(module, name)))
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Release, settings=settings(QUICK, max_examples=300))
