@@ -58,10 +58,10 @@ def test_the_command_prints_the_steps_and_exits_1_on_a_problem() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("kind: Pod", "one ModelRelease of serinus.dev is needed, 0 are there"),
+        ("kind: Pod", "a ModelRelease of serinus.dev is needed, Pod is there"),
         ("a: [", "is no YAML"),
         (EXAMPLE.read_text().replace("maxSurge", "maxSurges"), "spec.strategy.maxSurges: no such field"),
-        (EXAMPLE.read_text().replace("drain: 10s", "drain: soon"), "spec.serving.drain: 'soon' is not a duration"),
+        (EXAMPLE.read_text().replace("drain: 10s", "drain: soon"), "spec.serving.drain: 'soon' does not match"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence_that_names_the_field(text: str, named: str, tmp_path: Path) -> None:
