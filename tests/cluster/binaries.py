@@ -66,6 +66,11 @@ def helm() -> Path:
     return _installed("helm", "helm.sh/helm/v4", "v4.3.1", ("helm",)) / "helm"
 
 
+def kwok() -> Path:
+    """The program that plays the kubelets of nodes that are not there."""
+    return _installed("kwok", "sigs.k8s.io/kwok", "v0.8.0", ("kwok",)) / "kwok"
+
+
 def pause() -> Path:
     """A static program that waits to be told to stop: the one process of a pod's sandbox."""
     source = Path(__file__).parent / "pause"
