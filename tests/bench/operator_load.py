@@ -130,7 +130,12 @@ class Fleet:
             "model": {"name": team.model, "alias": "challenger"},
             "replicas": REPLICAS,
             "serving": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
-            "strategy": {"maxSurge": self.max_surge, "steps": [{"verify": {}}, *weights]},
+            "strategy": {
+                "maxSurge": self.max_surge,
+                "bake": "0s",
+                "scaleDownDelay": "0s",
+                "steps": [{"verify": {}}, *weights],
+            },
         }
         release = {
             "apiVersion": "serinus.dev/v1alpha1",
