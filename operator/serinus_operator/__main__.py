@@ -14,7 +14,7 @@ import kopf
 import prometheus_client
 
 from serinus_operator import handlers
-from serinus_operator.cache import Cache, Key
+from serinus_operator.cache import KINDS, Cache, Key
 from serinus_operator.errors import Conflict, SerinusError
 from serinus_operator.kube import connect
 from serinus_operator.lease import Lease
@@ -22,10 +22,13 @@ from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.reconcile import Reconciler, Surroundings
 from serinus_operator.registry import Registry
+from serinus_operator.registry_watch import RegistryWatch
+from serinus_operator.resync import resync
 from serinus_operator.settings import Settings, read_settings
 from serinus_operator.work_queue import WorkQueue
 
 _WORKERS = 8
+_REST_SECONDS = 0.5  # a release's turns are at least so far apart
 _RECONCILES = prometheus_client.Counter("serinus_operator_reconciles", "Reconciles by outcome", ["outcome"])
 
 log = logging.getLogger("serinus_operator")
@@ -35,9 +38,6 @@ def main() -> None:
     """Runs the operator. Exit status 0 after a signal, 1 when the Lease was lost, 2 when a setting is missing."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    # MLflow takes its retry policy from the environment only; ours is the queue's back-off.
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "10"
     try:
         settings = read_settings(os.environ)
     except ValueError as error:
@@ -55,10 +55,12 @@ async def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     lease = Lease(kube, settings.own_namespace, "serinus-operator", settings.identity, _now)
+    cache = Cache()
+    registries = {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()}
     around = Surroundings(
         kube,
-        Cache(),
-        {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()},
+        cache,
+        RegistryWatch(registries, cache, settings.registry_poll.total_seconds()),
         Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
         settings,
         Notifier(settings.notify_url),
@@ -73,6 +75,8 @@ async def run(settings: Settings) -> int:
             log.error("the operator cannot go on", exc_info=outcome)
     if stop.is_set():
         await lease.release()
+    for registry in registries.values():
+        await registry.close()
     await kube.api.close()
     return 0 if stop.is_set() else 1
 
@@ -105,9 +109,10 @@ def _now() -> datetime:
 async def _lead(settings: Settings, around: Surroundings, stop: asyncio.Event) -> None:
     """Watches and works. Any end of it is the end of the process."""
     log.info("leading; watching %s", ", ".join(settings.namespaces) or "all namespaces")
-    queue: WorkQueue[Key] = WorkQueue()
+    queue: WorkQueue[Key] = WorkQueue(_REST_SECONDS)
     registry = kopf.OperatorRegistry()
-    handlers.watch(registry, around.cache, queue)
+    routes = await around.kube.serves("HTTPRoute")
+    handlers.watch(registry, around.cache, queue, routes=routes)
     reconciler = Reconciler(around)
 
     async def reconcile(key: Key) -> float | None:
@@ -124,7 +129,10 @@ async def _lead(settings: Settings, around: Surroundings, stop: asyncio.Event) -
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
-    tasks = [asyncio.create_task(watching)]
+    kinds = tuple(kind for kind in KINDS if routes or kind != "HTTPRoute")
+    listing = resync(around.kube, around.cache, kinds, settings.namespaces, queue.add)
+    others = (around.registries.run(queue.add), listing)
+    tasks = [asyncio.create_task(watching), *(asyncio.create_task(each) for each in others)]
     tasks += [asyncio.create_task(queue.work(reconcile, _report)) for _ in range(_WORKERS)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

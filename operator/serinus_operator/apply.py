@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import assert_never
+from typing import Final, assert_never
 
 from serinus_contract.names import API_VERSION, GROUP, KIND
 from serinus_operator import manifests
@@ -13,7 +13,7 @@ from serinus_operator.cache import Cache
 from serinus_operator.errors import Conflict
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release
-from serinus_operator.registry import Registry
+from serinus_operator.registry_watch import RegistryWatch
 from serinus_operator.rollout.model import (
     Action,
     ApplyServing,
@@ -27,12 +27,15 @@ from serinus_operator.rollout.model import (
 )
 from serinus_operator.spec import Spec
 
+# The disruption budget never changes and is not watched: it is made with the shared Service, and anew with each canary.
+_KEPT_BY: Final[Mapping[str, str]] = {"PodDisruptionBudget": "Service"}
+
 
 class Writer:
     """Carries out plans for one release."""
 
     def __init__(
-        self, kube: Kube, cache: Cache, registry: Registry, release: Release, spec: Spec, defaults: Defaults
+        self, kube: Kube, cache: Cache, registry: RegistryWatch, release: Release, spec: Spec, defaults: Defaults
     ) -> None:
         self._kube, self._cache, self._registry = kube, cache, registry
         self._release, self._spec, self._defaults = release, spec, defaults
@@ -46,8 +49,7 @@ class Writer:
         release, spec = self._release, self._spec
         match action:
             case ApplyServing():
-                for manifest in manifests.serving(release, action):
-                    self._cache.put(manifest["kind"], await self._kube.apply(manifest))
+                await self._serve(action)
             case CreateDeployment(revision, replicas):
                 await self._create(manifests.deployment(release, spec, revision, replicas, self._defaults))
             case Scale(revision, replicas):
@@ -60,9 +62,20 @@ class Writer:
             case DeleteVerifyJob(revision):
                 await self._kube.delete("Job", release.namespace, manifests.verify_job_name(release, revision))
             case SyncRegistry(intent):
-                await self._registry.sync(spec.model.name, intent)
+                await self._registry.sync((spec.model.registry, spec.model.name), intent)
             case _:
                 assert_never(action)
+
+    async def _serve(self, live: ApplyServing) -> None:
+        """Applies what is not as wanted already."""
+        release, key = self._release, (self._release.namespace, self._release.name)
+        for manifest in manifests.serving(release, live):
+            kind, name = manifest["kind"], manifest["metadata"]["name"]
+            if not _stands(manifest, self._cache.child(key, _KEPT_BY.get(kind) or kind, name), live):
+                self._cache.put(kind, await self._kube.apply(manifest))
+        if live.route is None and (route := self._cache.child(key, "HTTPRoute", release.name)) is not None:
+            await self._kube.delete("HTTPRoute", release.namespace, release.name)
+            self._cache.drop("HTTPRoute", route)
 
     async def _create(self, manifest: manifests.JSON) -> None:
         """One that exists already is what an earlier run of the same plan made: read it."""
@@ -99,3 +112,15 @@ class Writer:
             "lastTimestamp": at,
             "count": 1,
         }
+
+
+def _stands(manifest: manifests.JSON, held: manifests.JSON | None, live: ApplyServing) -> bool:
+    if held is None:
+        return False
+    match manifest["kind"]:
+        case "Service":
+            return bool(held["spec"].get("selector") == manifest["spec"]["selector"])
+        case "HTTPRoute":
+            return manifests.route_of(held) == live.route
+        case _:
+            return live.canary is None

@@ -1,6 +1,8 @@
 """What the watches have shown of our own objects, by release. Reads our own writes: what a call returned is put in at once.
 
-An object older than the one held is ignored; resource versions of one object compare as integers (Kubernetes 1.35 made that official,
+Of each object only what is read here is kept: a fleet's pods, whole, are most of what an operator's memory is spent on.
+
+An object no newer than the one held is ignored; resource versions of one object compare as integers (Kubernetes 1.35 made that official,
 every etcd-backed API server has done it before).
 """
 
@@ -16,7 +18,28 @@ from serinus_operator.observe import Children
 JSON: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str]  # namespace, release name
 
-KINDS: Final = ("Deployment", "Job", "Pod", "Service")
+KINDS: Final = ("Deployment", "Job", "Pod", "Service", "HTTPRoute")
+_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "labels",
+    "annotations",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_SPEC: Final = {
+    "Deployment": ("replicas",),
+    "Service": ("selector",),
+    "HTTPRoute": ("parentRefs", "hostnames", "rules"),
+}
+_STATUS: Final = {
+    "Deployment": ("observedGeneration", "conditions"),
+    "Job": ("startTime", "conditions"),
+    "Pod": ("phase", "conditions", "containerStatuses"),
+}
 
 
 class Cache:
@@ -30,7 +53,8 @@ class Cache:
         """Keeps a ModelRelease unless a newer one is held. Returns its key."""
         key = (release["metadata"]["namespace"], release["metadata"]["name"])
         if _newer(release, self.releases.get(key)):
-            self.releases[key] = release
+            metadata = {name: value for name, value in release["metadata"].items() if name != "managedFields"}
+            self.releases[key] = release | {"metadata": metadata}
         return key
 
     def drop_release(self, key: Key) -> None:
@@ -44,7 +68,7 @@ class Cache:
         if key is not None:
             name = (kind, thing["metadata"]["name"])
             if _newer(thing, self._children[key].get(name)):
-                self._children[key][name] = thing
+                self._children[key][name] = _slim(kind, thing)
         return key
 
     def drop(self, kind: str, thing: JSON) -> Key | None:
@@ -56,14 +80,37 @@ class Cache:
                 del self._children[key][(kind, thing["metadata"]["name"])]
         return key
 
-    def replace(self, key: Key, kind: str, things: list[JSON]) -> None:
-        """The API server's whole list of a kind: what it lacks is gone, whether or not a watch told."""
-        listed = {thing["metadata"]["name"] for thing in things if owner_of(thing) == key}
-        for held_kind, name in list(self._children[key]):
-            if held_kind == kind and name not in listed:
-                del self._children[key][(held_kind, name)]
-        for thing in things:
-            self.put(kind, thing)
+    def differing(
+        self, kind: str, namespace: str | None, listed: list[JSON], listed_at: str
+    ) -> tuple[list[JSON], list[Key]]:
+        """Compares what is held with the API server's list of a kind, of which only the metadata is read.
+
+        Drops what the list lacks, whether or not a watch told. Returns the listed things that are newer than what is held or not held
+        at all, and the keys of releases that lost something. What was seen after the list was made stands.
+        """
+        present = {(thing["metadata"]["namespace"], thing["metadata"]["name"]): thing for thing in listed}
+        missed = [thing for thing in listed if self._misses(kind, thing)]
+        lost = []
+        for key, held in self._children.items():
+            if namespace not in (None, key[0]):
+                continue
+            for held_kind, name in list(held):
+                version = held[held_kind, name]["metadata"]["resourceVersion"]
+                if held_kind == kind and (key[0], name) not in present and int(version) <= int(listed_at):
+                    del held[held_kind, name]
+                    lost.append(key)
+        return missed, lost
+
+    def _misses(self, kind: str, thing: JSON) -> bool:
+        key = owner_of(thing)
+        if key is None or key not in self.releases:
+            return False
+        held = self._children[key].get((kind, thing["metadata"]["name"]))
+        return held is None or int(held["metadata"]["resourceVersion"]) < int(thing["metadata"]["resourceVersion"])
+
+    def child(self, key: Key, kind: str, name: str) -> JSON | None:
+        """One object of the release."""
+        return self._children[key].get((kind, name))
 
     def children(self, key: Key) -> Children:
         """Everything held of one release."""
@@ -72,8 +119,8 @@ class Cache:
         def of(kind: str) -> tuple[JSON, ...]:
             return tuple(thing for (held_kind, _), thing in held if held_kind == kind)
 
-        shared = self._children[key].get(("Service", key[1]))
-        return Children(of("Deployment"), of("Job"), of("Pod"), shared)
+        services = {thing["metadata"]["name"]: thing for thing in of("Service")}
+        return Children(of("Deployment"), of("Job"), of("Pod"), services, self.child(key, "HTTPRoute", key[1]))
 
 
 def owner_of(thing: JSON) -> Key | None:
@@ -86,4 +133,16 @@ def owner_of(thing: JSON) -> Key | None:
 def _newer(thing: JSON, held: JSON | None) -> bool:
     if held is None or held["metadata"]["uid"] != thing["metadata"]["uid"]:
         return True
-    return int(thing["metadata"]["resourceVersion"]) >= int(held["metadata"]["resourceVersion"])
+    return int(thing["metadata"]["resourceVersion"]) > int(held["metadata"]["resourceVersion"])
+
+
+def _slim(kind: str, thing: JSON) -> JSON:
+    slim: JSON = {"metadata": _only(thing["metadata"], _METADATA)}
+    for part, wanted in (("spec", _SPEC), ("status", _STATUS)):
+        if kind in wanted:
+            slim[part] = _only(thing.get(part) or {}, wanted[kind])
+    return slim
+
+
+def _only(part: JSON, names: tuple[str, ...]) -> JSON:
+    return {name: part[name] for name in names if name in part}

@@ -14,6 +14,7 @@ from serinus_operator.cache import Cache, Key
 from serinus_operator.manifests import MANAGED_BY
 from serinus_operator.work_queue import WorkQueue
 
+_ROUTE = ("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes")
 _CHILDREN = (
     ("Deployment", "apps", "v1", "deployments"),
     ("Job", "batch", "v1", "jobs"),
@@ -22,8 +23,8 @@ _CHILDREN = (
 )
 
 
-def watch(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key]) -> None:
-    """Registers the event handlers."""
+def watch(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key], *, routes: bool) -> None:
+    """Registers the event handlers. `routes` tells whether the cluster has the Gateway API."""
 
     async def release_changed(type: str | None, body: kopf.Body, **_: Any) -> None:
         release = _plain(body)
@@ -36,7 +37,7 @@ def watch(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key]) 
     for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
         kopf.on.login(registry=registry)(login)
     kopf.on.event(GROUP, API_VERSION, PLURAL, registry=registry)(release_changed)
-    for kind, group, version, plural in _CHILDREN:
+    for kind, group, version, plural in (*_CHILDREN, *([_ROUTE] if routes else [])):
         kopf.on.event(group, version, plural, registry=registry, id=plural)(_child_changed(kind, cache, queue))
 
 
@@ -55,10 +56,11 @@ def settings() -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.peering.standalone = True
+    chosen.scanning.disabled = True  # the kinds are known: no right to list CRDs and namespaces is asked for
     chosen.watching.server_timeout = 300
     chosen.watching.client_timeout = 330
     selector = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
-    for _, group, version, plural in _CHILDREN:
+    for _, group, version, plural in (*_CHILDREN, _ROUTE):
         chosen.watching.label_selectors[group, version, plural] = selector
     return chosen
 

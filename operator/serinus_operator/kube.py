@@ -17,12 +17,15 @@ from serinus_operator.errors import Conflict, NotFound, Rejected, Unavailable
 JSON: TypeAlias = dict[str, Any]
 
 FIELD_MANAGER: Final = "serinus-operator"
+_PAGE: Final = 500
+_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PREFIXES: Final = {
     "Deployment": ("/apis/apps/v1", "deployments"),
     "Job": ("/apis/batch/v1", "jobs"),
     "Pod": ("/api/v1", "pods"),
     "Service": ("/api/v1", "services"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "HTTPRoute": ("/apis/gateway.networking.k8s.io/v1", "httproutes"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
     "Event": ("/api/v1", "events"),
     "ModelRelease": (f"/apis/{GROUP}/{API_VERSION}", PLURAL),
@@ -42,15 +45,18 @@ class Kube:
         return await self._call("POST", path, body=manifest, query={"fieldManager": FIELD_MANAGER})
 
     async def apply(self, manifest: JSON) -> JSON:
-        """Server-side apply: creates the object or makes our fields of it so."""
-        metadata = manifest["metadata"]
-        return await self._call(
-            "PATCH",
-            _path(manifest["kind"], metadata["namespace"], metadata["name"]),
-            body=manifest,
-            query={"fieldManager": FIELD_MANAGER, "force": "true"},
-            content_type="application/apply-patch+yaml",
-        )
+        """Server-side apply: creates the object or makes our fields of it so. Raises Rejected when the cluster has no such kind."""
+        metadata, kind = manifest["metadata"], manifest["kind"]
+        try:
+            return await self._call(
+                "PATCH",
+                _path(kind, metadata["namespace"], metadata["name"]),
+                body=manifest,
+                query={"fieldManager": FIELD_MANAGER, "force": "true"},
+                content_type="application/apply-patch+yaml",
+            )
+        except NotFound as error:
+            raise Rejected(f"this cluster has no {kind} ({manifest['apiVersion']}); are its CRDs installed?") from error
 
     async def scale(self, namespace: str, deployment: str, replicas: int) -> JSON:
         """Sets a Deployment's replicas and nothing else."""
@@ -76,15 +82,29 @@ class Kube:
         path = _path("ModelRelease", metadata["namespace"], metadata["name"]) + "/status"
         return await self._call("PUT", path, body=release, query={"fieldManager": FIELD_MANAGER})
 
+    async def serves(self, kind: str) -> bool:
+        """Does the cluster know this kind of object?"""
+        prefix, plural = _PREFIXES[kind]
+        try:
+            answer = await self._call("GET", prefix)
+        except NotFound:
+            return False
+        return any(each["name"] == plural for each in answer["resources"])
+
     async def get(self, kind: str, namespace: str, name: str) -> JSON:
         """Reads an object. Raises NotFound."""
         return await self._call("GET", _path(kind, namespace, name))
 
-    async def list(self, kind: str, namespace: str, label_selector: str) -> list[JSON]:
-        """Lists objects. Items come without kind and apiVersion, as the API sends them."""
-        answer = await self._call("GET", _path(kind, namespace), query={"labelSelector": label_selector})
-        items: list[JSON] = answer["items"]
-        return items
+    async def list_metadata(self, kind: str, namespace: str | None, label_selector: str) -> tuple[list[JSON], str]:
+        """The metadata of objects, of the whole cluster when `namespace` is None, and the list's resourceVersion. Paged."""
+        items: list[JSON] = []
+        query = {"labelSelector": label_selector, "limit": str(_PAGE)}
+        while True:
+            answer = await self._call("GET", _path(kind, namespace), query=query, accept=_METADATA_ONLY)
+            items += ({"metadata": item["metadata"]} for item in answer["items"])
+            query["continue"] = answer["metadata"].get("continue", "")
+            if not query["continue"]:
+                return items, answer["metadata"]["resourceVersion"]
 
     async def _call(
         self,
@@ -94,8 +114,9 @@ class Kube:
         body: JSON | None = None,
         query: dict[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> JSON:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         parameters = await self.api.param_serialize(
             method=method,
             resource_path=path,
@@ -127,9 +148,9 @@ async def connect(timeout_seconds: float) -> Kube:
     return Kube(client.ApiClient(), timeout_seconds)
 
 
-def _path(kind: str, namespace: str, name: str | None = None) -> str:
+def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
     prefix, plural = _PREFIXES[kind]
-    path = f"{prefix}/namespaces/{namespace}/{plural}"
+    path = f"{prefix}/{plural}" if namespace is None else f"{prefix}/namespaces/{namespace}/{plural}"
     return path if name is None else f"{path}/{name}"
 
 

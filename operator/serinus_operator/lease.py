@@ -29,6 +29,7 @@ class Lease:
         self._kube, self._namespace, self._name, self._identity, self._clock = kube, namespace, name, identity, clock
         self._seen: tuple[Any, ...] | None = None
         self._seen_at = 0.0
+        self._held: dict[str, Any] | None = None  # as last written by us; renewed without reading it again
 
     async def acquire(self) -> None:
         """Returns once this candidate holds the Lease."""
@@ -61,12 +62,17 @@ class Lease:
             async with asyncio.timeout(_GIVE_UP_SECONDS / 2):
                 return await self._take()
         except Conflict:
+            self._held = None
             return False
         except (SerinusError, TimeoutError) as error:
             log.warning("the Lease cannot be renewed now: %s", error)
             return False
 
     async def _take(self) -> bool:
+        if self._held is not None:  # a Conflict tells if it is not ours any more
+            self._held["spec"] = self._spec(self._held["spec"])
+            self._held = await self._kube.replace(self._held)
+            return True
         metadata = {"namespace": self._namespace, "name": self._name}
         try:
             lease = await self._kube.get("Lease", self._namespace, self._name)
@@ -77,12 +83,12 @@ class Lease:
                 "metadata": metadata,
                 "spec": self._spec({}),
             }
-            await self._kube.create(lease)
+            self._held = await self._kube.create(lease)
             return True
         if not self._free(lease["spec"]):
             return False
         lease["spec"] = self._spec(lease["spec"])
-        await self._kube.replace(lease)
+        self._held = await self._kube.replace(lease)
         return True
 
     def _free(self, spec: dict[str, Any]) -> bool:

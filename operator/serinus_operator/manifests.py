@@ -7,20 +7,22 @@ ModelRelease, so that deleting that deletes all of it and no finalizer is needed
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from serinus_contract import names
-from serinus_operator.rollout.model import ApplyServing, Target
-from serinus_operator.spec import Spec
+from serinus_operator.rollout.model import ApplyServing, Route, Target
+from serinus_operator.spec import Gateway, Spec
 
 JSON: TypeAlias = dict[str, Any]
 
 MANAGED_BY: Final = {"app.kubernetes.io/managed-by": "serinus"}
 VERIFY_LABEL: Final = "serinus.dev/verify"
-SERVING_ANNOTATION: Final = "serinus.dev/serves"
+ROUTE_ANNOTATION: Final = "serinus.dev/told-apart"
 _CONTAINER: Final = "server"
 _NO_REVISION: Final = "none"
+_PARENT: Final = ("name", "namespace", "sectionName", "port")
 _LONGEST_REQUEST_SECONDS: Final = 30
 _STARTUP_PROBE_SECONDS: Final = 5
 _VERIFY_TTL_SECONDS: Final = 3600
@@ -110,21 +112,62 @@ def serving(release: Release, live: ApplyServing) -> tuple[JSON, ...]:
         },
     }
     shared = _service(release, release.name, served)
-    shared["metadata"]["annotations"] = {SERVING_ANNOTATION: json.dumps([live.stable, live.canary, live.alone])}
     return (
         budget,
         _service(release, f"{release.name}-stable", everyone | {names.REVISION_LABEL: live.stable or _NO_REVISION}),
+        *([] if live.route is None else [http_route(release, live.route)]),
         _service(release, f"{release.name}-canary", everyone | {names.REVISION_LABEL: live.canary or _NO_REVISION}),
-        shared,  # last: its annotation says that all of them are as wanted
+        shared,
     )
 
 
-def served_revisions(shared_service: JSON | None) -> ApplyServing | None:
-    """What the Services were last rendered for; None when that is not known."""
-    annotations = ((shared_service or {}).get("metadata") or {}).get("annotations") or {}
+def http_route(release: Release, route: Route) -> JSON:
+    """The HTTPRoute. It is applied after stable's Service and before the canary's: at promotion no weight is on an empty one."""
+    metadata = _metadata(release, release.name)
+    metadata["annotations"] = {ROUTE_ANNOTATION: json.dumps([route.stable, route.canary])}
+    rules = [_straight(release.name, *named) for named in _told_apart(route)]
+    backends = [
+        {"name": f"{release.name}-{role}", "port": names.HTTP_PORT, "weight": weight}
+        for role, weight in (("stable", 100 - route.weight), ("canary", route.weight))
+    ]
+    spec: JSON = {
+        "parentRefs": [dict(parent) for parent in route.gateway.parent_refs],
+        "rules": [*rules, {"backendRefs": backends}],
+    }
+    if route.gateway.hostnames:
+        spec |= {"hostnames": list(route.gateway.hostnames)}
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+def served_revisions(
+    release_name: str, services: Mapping[str, Mapping[str, Any]], route: Mapping[str, Any] | None = None
+) -> ApplyServing | None:
+    """What the Services select and the HTTPRoute divides now; None when one of the Services is missing."""
     try:
-        return ApplyServing(*json.loads(annotations[SERVING_ANNOTATION]))
-    except (KeyError, ValueError, TypeError):
+        shared, stable, canary = (
+            services[f"{release_name}{role}"]["spec"]["selector"].get(names.REVISION_LABEL)
+            for role in ("", "-stable", "-canary")
+        )
+    except KeyError:
+        return None
+    stable, canary = (None if revision == _NO_REVISION else revision for revision in (stable, canary))
+    return ApplyServing(stable, canary, alone=shared, route=None if route is None else route_of(route))
+
+
+def route_of(http_route: Mapping[str, Any]) -> Route | None:
+    """The inverse of `http_route`, from what the API server stores; None when somebody has made something else of it."""
+    try:
+        annotation, spec = http_route["metadata"]["annotations"][ROUTE_ANNOTATION], http_route["spec"]
+        stable, canary = (named and (str(named[0]), str(named[1])) for named in json.loads(annotation))
+        parents = tuple({name: parent[name] for name in _PARENT if name in parent} for parent in spec["parentRefs"])
+        weight = int(spec["rules"][-1]["backendRefs"][1]["weight"])
+        return Route(Gateway(parents, tuple(spec.get("hostnames", ()))), weight, stable, canary)
+    except (KeyError, IndexError, ValueError, TypeError):
         return None
 
 
@@ -136,6 +179,26 @@ def deployment_name(release: Release, revision: str) -> str:
 def verify_job_name(release: Release, revision: str) -> str:
     """Name of a revision's verify Job."""
     return f"{release.name}-{revision}-verify"
+
+
+def _told_apart(route: Route) -> list[tuple[str, str, str]]:
+    """(role, header, value) of what tells stable and canary apart: their versions and their spaces, where these differ."""
+    if route.stable is None or route.canary is None:
+        return []
+    headers = (names.MODEL_VERSION_HEADER, names.SPACE_HEADER)
+    return [
+        (role, header, value)
+        for header, stable, canary in zip(headers, route.stable, route.canary, strict=True)
+        if stable != canary
+        for role, value in (("stable", stable), ("canary", canary))
+    ]
+
+
+def _straight(release_name: str, role: str, header: str, value: str) -> JSON:
+    return {
+        "matches": [{"headers": [{"name": header, "value": value}]}],
+        "backendRefs": [{"name": f"{release_name}-{role}", "port": names.HTTP_PORT}],
+    }
 
 
 def _metadata(release: Release, name: str, revision: Target | None = None) -> JSON:

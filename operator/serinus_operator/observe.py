@@ -33,12 +33,13 @@ _ACCELERATOR: Final = re.compile(r"gpu|nvidia\.com|amd\.com", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Children:
-    """Everything cached that belongs to one release. `service` is the shared one."""
+    """Everything cached that belongs to one release. Services by name."""
 
     deployments: tuple[JSON, ...] = ()
     jobs: tuple[JSON, ...] = ()
     pods: tuple[JSON, ...] = ()
-    service: JSON | None = field(default=None)
+    services: Mapping[str, JSON] = field(default_factory=dict)
+    route: JSON | None = None
 
 
 def workloads(children: Children) -> dict[str, Workload]:

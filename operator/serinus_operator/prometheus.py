@@ -47,7 +47,7 @@ _QUERIES: Final = {
 }
 _BUCKETS: Final = f"sum by ({_LABELS}, le) ({REQUEST_DURATION_SECONDS}_bucket)"
 _READY_AT: Final = f"min {_BY} ({READY_AT_SECONDS})"
-_KEPT_SNAPSHOTS: Final = 64
+_KEPT_SNAPSHOTS: Final = 6  # a thousand pods are a megabyte; an older instant is asked for again
 
 
 class Prometheus:
@@ -63,11 +63,11 @@ class Prometheus:
     async def snapshot(self, at: datetime) -> Snapshot:
         """All counters at the instant `at`. Raises Unavailable when Prometheus does not answer whole and well."""
         async with self._lock:
-            if at not in self._snapshots:
-                self._snapshots[at] = await asyncio.to_thread(self._read, at)
-                for old in sorted(self._snapshots)[:-_KEPT_SNAPSHOTS]:
-                    del self._snapshots[old]
-            return self._snapshots[at]
+            found = self._snapshots.pop(at, None) or await asyncio.to_thread(self._read, at)
+            self._snapshots[at] = found
+            while len(self._snapshots) > _KEPT_SNAPSHOTS:
+                del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
+            return found
 
     def _read(self, at: datetime) -> Snapshot:
         values: defaultdict[_Pod, dict[str, float]] = defaultdict(dict)
@@ -109,7 +109,7 @@ def _session() -> requests.Session:
     """A session that sees what the client library drops: warnings, with which Prometheus marks answers that are not whole."""
 
     def refuse_warnings(response: requests.Response, **_: Any) -> None:
-        if response.ok and (warnings := response.json().get("warnings")):
+        if response.ok and b'"warnings"' in response.content and (warnings := response.json().get("warnings")):
             raise requests.RequestException("the answer is not whole: " + "; ".join(warnings))
 
     session = requests.Session()

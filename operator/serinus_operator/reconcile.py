@@ -5,25 +5,25 @@ CR event / owned object event / check_at due  â†’  Reconciler.reconcile(key)  â†
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-from serinus_operator import observe, status_codec
+from serinus_operator import observe, status_codec, storing
 from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
 from serinus_operator.gates.judge import Evidence, GateVerdict, Restarts, Verdict, judge, overall, verdicts
 from serinus_operator.gates.windows import Window, subtract
 from serinus_operator.kube import Kube
-from serinus_operator.manifests import MANAGED_BY, Defaults, Release, served_revisions
+from serinus_operator.manifests import Defaults, Release, served_revisions
 from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
-from serinus_operator.registry import ModelView, Registry, resolve, says, unresolved
-from serinus_operator.rollout.model import AnalysisResult, Condition, Event, Observed, Phase, Plan, Status
+from serinus_operator.registry import resolve, says, unresolved
+from serinus_operator.registry_watch import RegistryWatch
+from serinus_operator.rollout.model import AnalysisResult, Condition, Event, Observed, Phase, Plan, Status, SyncRegistry
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
 from serinus_operator.spec import AnalysisSpec, LatencyGate, Spec, parse_spec
@@ -31,7 +31,8 @@ from serinus_operator.spec import AnalysisSpec, LatencyGate, Spec, parse_spec
 JSON: TypeAlias = dict[str, Any]
 Clock: TypeAlias = Callable[[], datetime]
 
-_RESYNC: Final = {True: timedelta(seconds=30), False: timedelta(minutes=5)}  # while rolling, at rest
+_LOOK_AGAIN_SECONDS: Final = {True: 5.0, False: 300.0}  # while rolling, at rest; events and check_at come sooner
+_SOON_SECONDS: Final = 0.1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logging.getLogger(__name__)
@@ -43,11 +44,22 @@ class Surroundings:
 
     kube: Kube
     cache: Cache
-    registries: Mapping[str, Registry]
+    registries: RegistryWatch
     prometheus: Prometheus
     settings: Settings
     notifier: Notifier
     clock: Clock
+
+
+@dataclass(slots=True)
+class _Known:
+    """A release as stored, read once. `status` may be ahead of `saved`, the stored one, by figures that can wait."""
+
+    stored: JSON
+    saved: Status
+    status: Status
+    saved_at: datetime = _EPOCH
+    spec: Spec | None = None
 
 
 class Reconciler:
@@ -55,9 +67,7 @@ class Reconciler:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._views: dict[tuple[str, str], tuple[datetime, ModelView]] = {}
-        self._resynced_at: dict[Key, datetime] = {}
-        self._view_locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._known: dict[Key, _Known] = {}
         self._rolling: set[Key] = set()  # decided here, perhaps not yet stored
 
     async def reconcile(self, key: Key) -> float | None:
@@ -65,49 +75,59 @@ class Reconciler:
         around = self._around
         release_json = around.cache.releases.get(key)
         if release_json is None or release_json["metadata"].get("deletionTimestamp"):
+            self._known.pop(key, None)
             return None
         now = around.clock()
-        status = status_codec.decode(release_json.get("status"))
         release = Release(key[0], key[1], release_json["metadata"]["uid"])
+        known = self._known.get(key)
+        if known is None or known.stored is not release_json:
+            saved = status_codec.decode(release_json.get("status"))
+            known = self._known[key] = _Known(release_json, saved, saved)
+        status = known.status
         try:
-            spec = parse_spec(release_json["spec"])
-            if spec.model.registry not in around.settings.registries:
-                known = ", ".join(around.settings.registries)
-                raise InvalidSpec(
-                    "spec.model.registry", f"{spec.model.registry!r} is unknown; this operator has: {known}"
-                )
+            spec = known.spec = known.spec or self._spec(release_json)
         except InvalidSpec as error:
             await self._store_status(release_json, _stalled(status, "InvalidSpec", str(error), release_json, now))
             return None
-        await self._resync(key, now, rolling=status.canary is not None)
-        observed = await self._observe(spec, status, release_json, now)
+        observed = await self._observe(spec, status, release_json)
         analysis, next_window = await self._analyse(spec, status, observed, release, now)
         decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
         (self._rolling.discard if decided.status.canary is None else self._rolling.add)(key)
-        await self._carry_out(release_json, spec, release, decided, status)
-        due = [at for at in (decided.check_at, next_window) if at is not None]
-        seconds = [max(0.05, (at - now).total_seconds()) for at in due] + [
-            around.settings.registry_poll.total_seconds()
-        ]
-        return min(seconds)
+        store_at = await self._carry_out(release_json, spec, release, decided, known, now)
+        if any(isinstance(action, SyncRegistry) for action in decided.actions):
+            return _SOON_SECONDS  # what the registry says now decides whether it is done
+        due = [at for at in (decided.check_at, next_window, store_at) if at is not None]
+        unsettled = decided.status.canary is not None or decided.status.phase is not Phase.HEALTHY
+        return min([*(max(0.05, (at - now).total_seconds()) for at in due), _LOOK_AGAIN_SECONDS[unsettled]])
+
+    def _spec(self, release_json: JSON) -> Spec:
+        spec, registries = parse_spec(release_json["spec"]), self._around.settings.registries
+        if spec.model.registry not in registries:
+            known = ", ".join(registries)
+            raise InvalidSpec("spec.model.registry", f"{spec.model.registry!r} is unknown; this operator has: {known}")
+        return spec
 
     def _queue(self, key: Key) -> str:
         """Why this release may not start a rollout now: an operator-wide limit. Empty when it may."""
         limit, releases = self._around.settings.max_concurrent_rollouts, self._around.cache.releases
+        if not limit:
+            return ""
         rolling = {each for each in self._rolling if each in releases}
         rolling |= {each for each, release in releases.items() if (release.get("status") or {}).get("canary")}
         others = len(rolling - {key})
-        if not limit or others < limit:
+        if others < limit:
             return ""
         return f"waits for one of {others} rollouts that are in progress to end (the operator's limit is {limit})"
 
-    async def _carry_out(self, stored: JSON, spec: Spec, release: Release, decided: Plan, status: Status) -> None:
-        around, settings = self._around, self._around.settings
+    async def _carry_out(
+        self, stored: JSON, spec: Spec, release: Release, decided: Plan, known: _Known, now: datetime
+    ) -> datetime | None:
+        """Does what was decided. Returns when the status is to be stored, if it changed and can wait until then."""
+        around, settings, status = self._around, self._around.settings, known.status
         defaults = Defaults(
             settings.server_image, settings.image_pull_policy, settings.registries[spec.model.registry].tracking_uri
         )
-        registry = around.registries[spec.model.registry]
-        writer = Writer(around.kube, around.cache, registry, release, spec, defaults)
+        writer = Writer(around.kube, around.cache, around.registries, release, spec, defaults)
         for action in decided.actions:
             log.info("%s: %s", release, action)
         try:
@@ -118,22 +138,22 @@ class Reconciler:
                 await self._store_status(stored, refused)
                 await writer.report([Event("Warning", "Refused", str(refusal))], around.clock())
             raise
-        finally:
-            if any(type(action).__name__ == "SyncRegistry" for action in decided.actions):
-                self._views.pop((spec.model.registry, spec.model.name), None)
-        if decided.status != status:
-            await self._store_status(stored, decided.status)
-            for event in decided.events:
-                around.notifier.tell(release, event, around.clock())
-            await writer.report(decided.events, around.clock())
+        wait = storing.patience(known.saved, decided.status)
+        if wait is None or (now < known.saved_at + wait and not decided.events):
+            known.status = decided.status
+            return None if wait is None else known.saved_at + wait
+        await self._store_status(stored, decided.status)
+        for event in decided.events:
+            around.notifier.tell(release, event, around.clock())
+        await writer.report(decided.events, around.clock())
+        return None
 
-    async def _observe(self, spec: Spec, status: Status, release_json: JSON, now: datetime) -> Observed:
-        children = self._around.cache.children(
-            (release_json["metadata"]["namespace"], release_json["metadata"]["name"])
-        )
+    async def _observe(self, spec: Spec, status: Status, release_json: JSON) -> Observed:
+        name = release_json["metadata"]["name"]
+        children = self._around.cache.children((release_json["metadata"]["namespace"], name))
         synced: bool | None
         try:
-            model = await self._view(spec, now)
+            model = await self._around.registries.view((spec.model.registry, spec.model.name))
             resolution = resolve(spec, model, status.stable)
             synced, registry_message = says(status.registry, model), ""
         except SerinusError as error:
@@ -144,30 +164,11 @@ class Reconciler:
             resolution=resolution,
             workloads=observe.workloads(children),
             verify_jobs=observe.verify_jobs(children),
-            serving=served_revisions(dict(children.service) if children.service else None),
+            serving=served_revisions(name, children.services, children.route),
             registry_synced=synced,
             registry_message=registry_message,
             command=observe.command(release_json),
         )
-
-    async def _view(self, spec: Spec, now: datetime) -> ModelView:
-        """The registered model, at most one poll interval old; one call serves all releases of the model."""
-        name = (spec.model.registry, spec.model.name)
-        async with self._view_locks.setdefault(name, asyncio.Lock()):
-            if name in self._views and now - self._views[name][0] < self._around.settings.registry_poll:
-                return self._views[name][1]
-            view = await self._around.registries[spec.model.registry].view(spec.model.name)
-            self._views[name] = (now, view)
-            return view
-
-    async def _resync(self, key: Key, now: datetime, *, rolling: bool) -> None:
-        """Lists our objects now and then: a watch that was cut may have missed a deletion."""
-        if key in self._resynced_at and now - self._resynced_at[key] < _RESYNC[rolling]:
-            return
-        selector = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
-        for kind in ("Deployment", "Job", "Pod", "Service"):
-            self._around.cache.replace(key, kind, await self._around.kube.list(kind, key[0], selector))
-        self._resynced_at[key] = now
 
     async def _analyse(
         self, spec: Spec, status: Status, observed: Observed, release: Release, now: datetime
@@ -204,13 +205,14 @@ class Reconciler:
         return AnalysisResult(overall(gates), gates, evidence, achieved), next_window
 
     async def _store_status(self, stored: JSON, status: Status) -> None:
-        encoded = status_codec.encode(status)
+        encoded, metadata = status_codec.encode(status), stored["metadata"]
         if stored.get("status") == encoded:
             return
         try:
-            self._around.cache.put_release(await self._around.kube.replace_status({**stored, "status": encoded}))
+            key = self._around.cache.put_release(await self._around.kube.replace_status({**stored, "status": encoded}))
+            stored = self._around.cache.releases[key]
+            self._known[key] = _Known(stored, status, status, self._around.clock(), self._known[key].spec)
         except Conflict:
-            metadata = stored["metadata"]
             self._around.cache.put_release(
                 await self._around.kube.get("ModelRelease", metadata["namespace"], metadata["name"])
             )

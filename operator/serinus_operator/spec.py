@@ -174,8 +174,19 @@ class OnFailure(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """An HTTPRoute of the Gateway API carries the weights: attached to these Gateways (as in the API), for these hosts."""
+
+    parent_refs: tuple[Mapping[str, Any], ...]
+    hostnames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Strategy:
-    """How replicas move. After a promotion the former stable is kept warm for `scale_down_delay`, and gates go on for `bake`."""
+    """How replicas move. After a promotion the former stable is kept warm for `scale_down_delay`, and gates go on for `bake`.
+
+    Without a gateway the ratio of replicas is the share of requests.
+    """
 
     surge: Surge
     max_surge: int
@@ -184,6 +195,7 @@ class Strategy:
     progress_deadline: timedelta
     scale_down_delay: timedelta
     bake: timedelta
+    gateway: Gateway | None
     steps: tuple[Step, ...]
 
 
@@ -257,6 +269,7 @@ def _parse(data: Mapping[str, Any]) -> Spec:
             progress_deadline=parse_duration(strategy["progressDeadline"], "spec.strategy.progressDeadline"),
             scale_down_delay=parse_duration(strategy["scaleDownDelay"], "spec.strategy.scaleDownDelay"),
             bake=parse_duration(strategy["bake"], "spec.strategy.bake"),
+            gateway=_gateway(strategy["routing"]),
             steps=tuple(_step(step, f"spec.strategy.steps[{index}]") for index, step in enumerate(strategy["steps"])),
         ),
         analysis=AnalysisSpec(
@@ -288,6 +301,12 @@ def _serving(data: Mapping[str, Any]) -> Serving:
         drain=parse_duration(data["drain"], "spec.serving.drain"),
         template=data.get("template", {}),
     )
+
+
+def _gateway(data: Mapping[str, Any]) -> Gateway | None:
+    if data["type"] != "GatewayAPI":
+        return None
+    return Gateway(tuple(data["parentRefs"]), tuple(data.get("hostnames", ())))
 
 
 def _step(data: Mapping[str, Any], field: str) -> Step:

@@ -1,4 +1,7 @@
-"""A keyed queue: a key waits once however often it is added, one worker at a time has it, failures come back later and later."""
+"""A keyed queue: a key waits once however often it is added, one worker at a time has it, failures come back later and later.
+
+After each turn a key rests a little, so that a burst of events (every pod of a batch sends four) is answered once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ _LAST_RETRY_SECONDS = 60.0
 class WorkQueue(Generic[_K]):
     """Keys with the moment they are due, in the event loop's time."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest_seconds: float = 0.0) -> None:
+        self._rest_seconds = rest_seconds
+        self._rests_until: dict[_K, float] = {}
         self._due: dict[_K, float] = {}
         self._heap: list[tuple[float, int, _K]] = []
         self._sequence = 0
@@ -48,6 +53,7 @@ class WorkQueue(Generic[_K]):
                 failed(key, error)
             async with self._changed:
                 self._busy.discard(key)
+                self._rests_until[key] = asyncio.get_running_loop().time() + self._rest_seconds
                 self._changed.notify_all()
             if again is not None:
                 await self.add(key, again)
@@ -63,6 +69,11 @@ class WorkQueue(Generic[_K]):
                     due, sequence, key = heapq.heappop(self._heap)
                     if self._due.get(key) != due:
                         continue  # superseded by an earlier moment
+                    rested = self._rests_until.get(key, 0.0)
+                    if due <= now < rested:
+                        self._due[key] = rested
+                        heapq.heappush(self._heap, (rested, sequence, key))
+                        continue
                     if due > now:
                         heapq.heappush(self._heap, (due, sequence, key))
                         wait = due - now
@@ -73,6 +84,7 @@ class WorkQueue(Generic[_K]):
                     for entry in blocked:
                         heapq.heappush(self._heap, entry)
                     del self._due[key]
+                    self._rests_until.pop(key, None)
                     self._busy.add(key)
                     return key
                 for entry in blocked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -64,6 +65,20 @@ def runc() -> Path:
 def helm() -> Path:
     """The helm program."""
     return _installed("helm", "helm.sh/helm/v4", "v4.3.1", ("helm",)) / "helm"
+
+
+def kwok() -> Path:
+    """The program that plays the kubelets of nodes that are not there."""
+    return _installed("kwok", "sigs.k8s.io/kwok", "v0.8.0", ("kwok",)) / "kwok"
+
+
+def gateway_api_crds() -> Path:
+    """The folder with the Gateway API's CRDs (standard channel), from its Go module."""
+    command = [go(), "mod", "download", "-json", "sigs.k8s.io/gateway-api@v1.6.3"]
+    done = subprocess.run(command, cwd=cache_folder(), capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise ClusterError(f"the Gateway API's module: {done.stderr or done.stdout}")
+    return Path(json.loads(done.stdout)["Dir"]) / "config" / "crd" / "standard"
 
 
 def pause() -> Path:

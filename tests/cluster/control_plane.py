@@ -29,13 +29,19 @@ POD_RANGE = "198.18.0.0/16"
 
 
 class ControlPlane:
-    """A control plane in `folder`; a context manager. `address` is where nodes and pods reach it."""
+    """A control plane in `folder`; a context manager. `address` is where nodes and pods reach it.
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1", port: int | None = None) -> None:
-        self.folder, self.address = folder, address
+    Requests of `audited_user` are logged, one line of JSON each, in `audit_log`.
+    """
+
+    def __init__(
+        self, folder: Path, address: str = "127.0.0.1", port: int | None = None, audited_user: str | None = None
+    ) -> None:
+        self.folder, self.address, self.audited_user = folder, address, audited_user
         self.port = port or _free_port()
         self.processes = Processes(folder / "run")
         self.kubeconfig = folder / "kubeconfig"
+        self.audit_log = folder / "audit.jsonl"
 
     def __enter__(self) -> ControlPlane:
         try:
@@ -73,7 +79,8 @@ class ControlPlane:
         ])  # fmt: skip
         self._start_apiserver(etcd)
         self.processes.wait("kube-apiserver", self.ready, 90)
-        common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0"]
+        common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
+                  "--kube-api-qps=500", "--kube-api-burst=1000"]  # fmt: skip
         self.processes.start("kube-controller-manager", [
             *program("kube-controller-manager"), *common, "--use-service-account-credentials",
             f"--service-account-private-key-file={self.pki.folder / 'service-accounts.key'}",
@@ -133,8 +140,17 @@ class ControlPlane:
             f"--kubelet-client-certificate={keys / 'admin.crt'}", f"--kubelet-client-key={keys / 'admin.key'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={keys / 'service-accounts.pub'}",
-            f"--service-account-signing-key-file={keys / 'service-accounts.key'}",
+            f"--service-account-signing-key-file={keys / 'service-accounts.key'}", *self._audit(),
         ])  # fmt: skip
+
+    def _audit(self) -> list[str]:
+        if self.audited_user is None:
+            return []
+        theirs = {"level": "Metadata", "users": [self.audited_user], "omitStages": ["RequestReceived"]}
+        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [theirs, {"level": "None"}]}
+        file = self.folder / "audit-policy.json"
+        file.write_text(json.dumps(policy))
+        return [f"--audit-policy-file={file}", f"--audit-log-path={self.audit_log}"]
 
 
 def program(name: str) -> Sequence[str | Path]:

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from serinus_contract.verification import VerifyReport
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
 from serinus_operator.rollout.capacity import Side
+from serinus_operator.spec import Gateway
 
 ModelVersion: TypeAlias = str
 
@@ -346,6 +347,20 @@ class AnalysisResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """An HTTPRoute: `weight` percent of the requests go to the canary's Service, the others to stable's.
+
+    A request that names the model version or the space of one of `stable` and `canary` goes straight there; without a ready canary
+    all are divided alike.
+    """
+
+    gateway: Gateway
+    weight: int
+    stable: tuple[ModelVersion, str] | None = None  # and its space
+    canary: tuple[ModelVersion, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyServing:
     """Services and disruption budget of the release select these revisions; None selects no pod.
 
@@ -355,6 +370,7 @@ class ApplyServing:
     stable: str | None
     canary: str | None
     alone: str | None = None
+    route: Route | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from serinus_operator.rollout import capacity
 from serinus_operator.rollout.capacity import Side, Split, advance, split
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import Canary, CreateDeployment, Policy, Problem, Revision, Scale, Target
+from serinus_operator.rollout.model import Canary, CreateDeployment, Policy, Problem, Revision, Route, Scale, Target
+from serinus_operator.rollout.routing import keep_served, routed, wanted_route
 from serinus_operator.spec import Surge
 
 _NOTHING = Side(0, 0, 0)
@@ -26,6 +27,7 @@ def move(draft: Draft) -> None:
         max_surge=0 if policy(draft) is Policy.SWAP else spec.strategy.max_surge,
         guests=_guests(draft),
     )
+    asked = keep_served(draft, asked)
     if status.stable is not None:
         _ask(draft, status.stable, asked.stable)
     if status.canary is not None:
@@ -37,7 +39,7 @@ def evacuate(draft: Draft) -> None:
     """All of the canary goes at once, whatever the floor: it has left the Service, so its pods are no capacity."""
     assert draft.status.canary is not None
     assert draft.status.stable is not None
-    _ask(draft, draft.status.canary, 0)
+    _ask(draft, draft.status.canary, keep_served(draft, Split(0, 0)).canary)
     _ask(draft, draft.status.stable, draft.spec.replicas)
     draft.update(weight=replace(draft.status.weight, achieved=0))
 
@@ -45,7 +47,13 @@ def evacuate(draft: Draft) -> None:
 def goal_reached(draft: Draft) -> bool:
     """Are both sides exactly where the desired weight wants them? At 100 only the canary counts: stable's last pods leave the Service."""
     goal, (stable, canary) = _goal(draft), _sides(draft)
-    return canary.has(goal.canary) and (draft.status.weight.desired == 100 or stable.has(goal.stable))
+    pods = canary.has(goal.canary) and (draft.status.weight.desired == 100 or stable.has(goal.stable))
+    return pods and routed(draft)
+
+
+def route(draft: Draft) -> Route | None:
+    """The HTTPRoute that goes with the pods as they are; None with replica routing."""
+    return wanted_route(draft, *_sides(draft), _goal(draft))
 
 
 def ready_pods(draft: Draft) -> int:

@@ -27,7 +27,7 @@ from serinus_operator.rollout.model import (
     SyncRegistry,
     Weight,
 )
-from serinus_operator.rollout.movement import evacuate, move, stable_serves
+from serinus_operator.rollout.movement import evacuate, move, route, stable_serves
 from serinus_operator.rollout.promotion import promote, remember, watch_bake
 from serinus_operator.rollout.revision import steps_hash, target_of
 from serinus_operator.rollout.room import find_room
@@ -204,6 +204,7 @@ def serve(draft: Draft) -> None:
         stable=stable.revision if stable else None,
         canary=canary.revision if canary else None,
         alone=alone.revision if alone else None,
+        route=route(draft),
     )
     if draft.observed.serving != wanted:
         draft.do(wanted)

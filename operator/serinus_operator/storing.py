@@ -1,0 +1,47 @@
+"""How long a changed status may wait until it is stored: decisions not at all, figures a little. Pure.
+
+Ready pods change many times in a rollout, evidence with every window; one write each was most of what a canary cost. An operator that
+ends before it has stored them counts again from what is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from serinus_operator.rollout.model import Status
+
+_FIGURES: Final = timedelta(seconds=10)
+_EVIDENCE: Final = timedelta(seconds=30)
+
+
+def patience(saved: Status, status: Status) -> timedelta | None:
+    """How long after the last write `status` may be stored; None when it is stored already."""
+    if saved == status:
+        return None
+    if _decisions(saved) != _decisions(status):
+        return timedelta()
+    return _EVIDENCE if _counts(saved) == _counts(status) else _FIGURES
+
+
+def _decisions(status: Status) -> Any:
+    """The status without what is merely counted or worded; what evidence there is counts, how much does not."""
+    stable, canary, step = status.stable, status.canary, status.step
+    return replace(
+        status,
+        message="",
+        replicas=0,
+        stable=stable and replace(stable, ready=0),
+        canary=canary and replace(canary, ready=0),
+        step=step and replace(step, ready=0, progressed_at=step.started_at),
+        weight=replace(status.weight, achieved=0),
+        gates=tuple(replace(gate, requests=0, evidence=0.0, needed=0.0, message="") for gate in status.gates),
+        evidence=None,
+        conditions=tuple(replace(condition, message="") for condition in status.conditions),
+    ), status.evidence and status.evidence.canary_revision
+
+
+def _counts(status: Status) -> Any:
+    ready = [side and side.ready for side in (status.stable, status.canary)]
+    return ready, status.replicas, status.weight, status.step

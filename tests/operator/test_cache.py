@@ -1,0 +1,61 @@
+"""The cache keeps what is read, forgets what is gone, and never goes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serinus_operator.cache import Cache
+
+KEY = ("default", "embedder")
+
+
+def pod(name: str, version: int) -> dict[str, Any]:
+    labels = {"serinus.dev/release": "embedder", "serinus.dev/revision": "r"}
+    metadata = {"namespace": "default", "name": name, "uid": name, "resourceVersion": str(version), "labels": labels}
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "podIP": "198.18.0.1"}
+    return {"metadata": metadata | {"managedFields": [{}]}, "spec": {"containers": []}, "status": status}
+
+
+def filled(*pods: dict[str, Any]) -> Cache:
+    cache = Cache()
+    cache.put_release({"metadata": {"namespace": "default", "name": "embedder", "uid": "u", "resourceVersion": "1"}})
+    for each in pods:
+        cache.put("Pod", each)
+    return cache
+
+
+def names(cache: Cache) -> list[str]:
+    return [each["metadata"]["name"] for each in cache.children(KEY).pods]
+
+
+def test_of_a_pod_only_what_is_read_is_kept() -> None:
+    kept = filled(pod("a", 5)).children(KEY).pods[0]
+    assert kept["status"] == {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    assert "spec" not in kept
+    assert "managedFields" not in kept["metadata"]
+
+
+def test_what_a_list_lacks_is_gone_unless_it_was_seen_after_the_list() -> None:
+    cache = filled(pod("old", 5), pod("new", 12))
+    missed, lost = cache.differing("Pod", None, [], listed_at="10")
+    assert (missed, lost) == ([], [KEY])
+    assert names(cache) == ["new"]
+
+
+def test_what_no_watch_has_told_is_found_by_the_list() -> None:
+    cache = filled(pod("a", 5), pod("b", 5))
+    listed = [pod("a", 9), pod("b", 5), pod("c", 7)]
+    missed, lost = cache.differing("Pod", "default", listed, listed_at="10")
+    assert [each["metadata"]["name"] for each in missed] == ["a", "c"]
+    assert lost == []
+
+
+def test_a_list_of_another_namespace_says_nothing_of_this_one() -> None:
+    cache = filled(pod("a", 5))
+    assert cache.differing("Pod", "elsewhere", [], listed_at="10") == ([], [])
+
+
+def test_an_older_object_changes_nothing() -> None:
+    cache = filled(pod("a", 5))
+    cache.put("Pod", pod("a", 4) | {"status": {"phase": "Pending"}})
+    assert cache.children(KEY).pods[0]["status"]["phase"] == "Running"

@@ -1,0 +1,47 @@
+"""Decisions are stored at once, figures when they are worth a write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
+from serinus_operator.rollout.model import Canary, Phase, RegistryIntent, Revision, Status, Weight
+from serinus_operator.storing import patience
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CANARY = Canary("c", "2", "digest", "space", NOW)
+GATE = GateVerdict("errors", Verdict.INCONCLUSIVE, 100, 1.0, 60.0, "100 requests")
+ROLLING = Status(
+    phase=Phase.PROGRESSING,
+    stable=Revision("s", "1", "digest", "space", ready=3),
+    canary=CANARY,
+    weight=Weight(30, 0),
+    gates=(GATE,),
+    evidence=Evidence("c", NOW),
+)
+
+
+def test_what_is_stored_is_not_stored_again() -> None:
+    assert patience(ROLLING, ROLLING) is None
+
+
+def test_ready_pods_wait_a_little_and_evidence_a_little_longer() -> None:
+    counted = patience(ROLLING, replace(ROLLING, canary=replace(CANARY, ready=1), message="one more"))
+    judged = patience(
+        ROLLING, replace(ROLLING, gates=(replace(GATE, requests=200),), evidence=Evidence("c", NOW, requests=9))
+    )
+    assert counted == timedelta(seconds=10)
+    assert judged == timedelta(seconds=30)
+
+
+def test_a_decision_never_waits() -> None:
+    for decided in (
+        replace(ROLLING, weight=Weight(50, 0)),
+        replace(ROLLING, canary=replace(CANARY, verified=True)),
+        replace(ROLLING, gates=(replace(GATE, verdict=Verdict.FAIL),)),
+        replace(ROLLING, evidence=None),
+        replace(ROLLING, registry=RegistryIntent(aliases={"canary": "2"})),
+        replace(ROLLING, phase=Phase.PAUSED),
+    ):
+        assert patience(ROLLING, decided) == timedelta()
