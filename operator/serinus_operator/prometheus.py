@@ -63,7 +63,9 @@ class Prometheus:
     async def snapshot(self, at: datetime) -> Snapshot:
         """All counters at the instant `at`. Raises Unavailable when Prometheus does not answer whole and well."""
         async with self._lock:
-            found = self._snapshots.pop(at, None) or await asyncio.to_thread(self._read, at)
+            found = self._snapshots.pop(at, None)
+            if found is None:
+                found = await asyncio.to_thread(self._read, at)
             self._snapshots[at] = found
             while len(self._snapshots) > _KEPT_SNAPSHOTS:
                 del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
