@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
-from serinus_operator.gates.comparison import Comparison, compare, log_worse, pod_tolerance
+from serinus_operator.gates.comparison import Comparison, compare, log_worse, pod_tolerances
 from serinus_operator.gates.judge import Evidence, Restarts, Verdict, judge, overall, verdicts
-from serinus_operator.gates.tables import Corner, Table, mid_ranks
+from serinus_operator.gates.tables import Corners, Table, Tables, mid_ranks
 from serinus_operator.gates.windows import Counters, Sample, Window, subtract
 from serinus_operator.spec import (
     AnalysisSpec,
@@ -81,17 +81,17 @@ def test_the_corner_agrees_with_exact_arithmetic(requests: int, odds_ratio: floa
     for bad in (0.001, 0.05, 0.6):
         canary, stable = requests // 10, requests - requests // 10
         table = Table(canary, int(rng.binomial(canary, bad)), stable, int(rng.binomial(stable, bad)))
-        corner = Corner(table, (odds_ratio, 20.0))
-        logs = corner.log_probabilities(odds_ratio)
+        corners = Corners(Tables.of(table), np.array([[odds_ratio, 20.0]]))
+        logs = corners.log_probabilities(np.array([odds_ratio]))
         rank, log_probability = exact(table, odds_ratio)
-        assert mid_ranks(np.exp(logs))[corner.seen] == pytest.approx(rank, abs=1e-12)
-        assert logs[corner.seen] == pytest.approx(log_probability, abs=1e-9)
+        assert corners.seen(mid_ranks(np.exp(logs)))[0] == pytest.approx(rank, abs=1e-12)
+        assert corners.seen(logs)[0] == pytest.approx(log_probability, abs=1e-9)
 
 
 def exact(table: Table, odds_ratio: float) -> tuple[float, float]:
     """Mid-rank and log probability of the corner, in 40 digits."""
     with mpmath.workdps(40):
-        low, high = table.support
+        low, high = (int(bound[0]) for bound in Tables.of(table).support)
         term = mpmath.binomial(table.canary_total, low) * mpmath.binomial(table.stable_total, table.bad - low)
         below, at, total = mpmath.mpf(0), mpmath.mpf(0), mpmath.mpf(0)
         for count in range(low, high + 1):
@@ -109,12 +109,6 @@ def test_ten_million_requests_in_a_window_are_judged() -> None:
     evidence = compare(Comparison(), Table(10**6, 100_100, 9 * 10**6, 900_000), 1.25)
     assert math.isfinite(log_worse(evidence))
     assert log_worse(evidence) < 0
-
-
-def test_identical_versions_are_rarely_failed_however_often_they_are_looked_at() -> None:
-    rng = np.random.default_rng(3)
-    looked = [first_failure(analysis(*DEFAULT), rng, 60)[0] for _ in range(60)]
-    assert sum(look is not None for look in looked) <= 3
 
 
 @pytest.mark.parametrize(
@@ -178,9 +172,11 @@ def test_the_evidence_of_a_release_stays_small() -> None:
 
 
 def test_pods_that_lastingly_differ_are_tolerated() -> None:
-    assert pod_tolerance([50, 52, 48, 50], [1000] * 4) == 1.0
-    assert pod_tolerance([20, 50, 90, 160], [1000] * 4) > 2.5
-    assert pod_tolerance([3], [1000]) == 1.0
+    bad = np.array([[50.0, 52.0, 48.0, 50.0], [20.0, 50.0, 90.0, 160.0], [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    totals = np.array([[1000.0] * 4, [1000.0] * 4, [1000.0, 0.0, 0.0, 0.0], [0.0] * 4])
+    alike, apart, alone, silent = pod_tolerances(bad, totals)
+    assert alike == alone == silent == 1.0
+    assert apart > 2.5
 
 
 def test_a_cold_pod_is_not_compared() -> None:

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+import numpy as np
+
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_operator.gates.betting import NO_RATE_EVIDENCE, LogWealth, bet_on_low_rate, log_evidence
-from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerance
+from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerances
 from serinus_operator.gates.limits import CountedRule
 from serinus_operator.gates.tables import Table
 from serinus_operator.gates.windows import Counters, Window
@@ -113,19 +115,32 @@ def _table(canary_total: float, canary_bad: float, stable_total: float, stable_b
 
 
 def _tolerances(rule: CountedRule, pods: tuple[Counters, ...]) -> tuple[float, ...]:
-    """What the gate tolerates, or how far stable's own pods lastingly are from each other, if that is more."""
+    """What the gate tolerates for each table, or how far stable's own pods lastingly are from each other, if that is more."""
+    if not pods:
+        return tuple(_least_tolerance(rule) for _ in _pod_counts(rule, Counters()))
+    counts = np.array([_pod_counts(rule, pod) for pod in pods])  # (pods, tables, 2)
+    apart = pod_tolerances(counts[:, :, 0].T, counts[:, :, 1].T)
+    return tuple(max(_least_tolerance(rule), float(each)) for each in apart)
+
+
+def _least_tolerance(rule: CountedRule) -> float:
+    match rule:
+        case ErrorRateGate() | ConfidenceGate():
+            return rule.tolerance
+        case LatencyGate():
+            return 1.0  # its tolerance is in time: canary slower than 1.1·b against stable slower than b
+        case _:
+            assert_never(rule)
+
+
+def _pod_counts(rule: CountedRule, pod: Counters) -> list[tuple[float, float]]:
+    """One pod's bad requests and all of them, for each table that the gate makes."""
     match rule:
         case ErrorRateGate():
-            apart = pod_tolerance([pod.errors for pod in pods], [pod.requests for pod in pods])
-            return (max(rule.tolerance, apart),)
+            return [(pod.errors, pod.requests)]
         case ConfidenceGate():
-            apart = pod_tolerance([pod.low_confidence for pod in pods], [pod.confidence_count for pod in pods])
-            return (max(rule.tolerance, apart),)
+            return [(pod.low_confidence, pod.confidence_count)]
         case LatencyGate():
-            counts = [pod.latency_count for pod in pods]
-            return tuple(
-                pod_tolerance([pod.latency_count - pod.within[2 * pair] for pod in pods], counts)
-                for pair in range(len(COMPARED_LATENCIES_SECONDS))
-            )
+            return [(pod.latency_count - within, pod.latency_count) for within in pod.within[::2]]
         case _:
             assert_never(rule)
