@@ -20,6 +20,7 @@ from serinus_operator.kube import connect
 from serinus_operator.lease import Lease
 from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
+from serinus_operator.promql import Queries
 from serinus_operator.reconcile import Reconciler, Surroundings
 from serinus_operator.registry import Registry
 from serinus_operator.settings import Settings, read_settings
@@ -60,6 +61,7 @@ async def run(settings: Settings) -> int:
         Cache(),
         {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()},
         Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
+        Queries(settings.promql_url),
         settings,
         Notifier(settings.notify_url),
         _now,
