@@ -13,6 +13,9 @@ CONFIDENCE: Final = (
 LOW_CONFIDENCE_TOTAL: Final = (
     "serinus_low_confidence_total"  # counter of texts below the lowest decile of their own model's reference profile
 )
+# Counters of texts outside their own model's reference band (its outermost deciles); comparable with the number of texts.
+INPUT_OUT_OF_BAND_TOTAL: Final = "serinus_input_out_of_band_total"  # by length in tokens
+EMBEDDING_OUT_OF_BAND_TOTAL: Final = "serinus_embedding_out_of_band_total"  # by nearness to the reference
 READY_AT_SECONDS: Final = "serinus_ready_at_seconds"  # gauge, Unix time at which the server became ready
 INPUT_TOKENS: Final = "serinus_input_tokens"  # histogram, tokens per text
 BATCH_TOKENS: Final = "serinus_batch_tokens"  # histogram, tokens per batch sent to the encoder

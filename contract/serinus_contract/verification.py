@@ -11,6 +11,8 @@ from typing import Any, Final
 
 MAX_BYTES: Final = 4096
 SCHEMA: Final = 1
+# In `measured`: the odds of a text of low confidence, this model's to the stable one's, on the latter's probes. Absent without profiles.
+CONFIDENCE_ODDS_RATIO: Final = "confidence_odds_ratio"
 
 
 class MalformedReport(ValueError):

@@ -20,6 +20,7 @@ from serinus_operator.kube import connect
 from serinus_operator.lease import Lease
 from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
+from serinus_operator.promql import Queries
 from serinus_operator.reconcile import Reconciler, Surroundings
 from serinus_operator.registry import Registry
 from serinus_operator.registry_watch import RegistryWatch
@@ -62,6 +63,7 @@ async def run(settings: Settings) -> int:
         cache,
         RegistryWatch(registries, cache, settings.registry_poll.total_seconds()),
         Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
+        Queries(settings.promql_url),
         settings,
         Notifier(settings.notify_url),
         _now,

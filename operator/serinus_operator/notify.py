@@ -1,4 +1,4 @@
-"""Tells people of promotions and rollbacks: one POST to a webhook, in JSON that Slack and receivers of Alertmanager both read.
+"""Tells people of promotions, rollbacks and alerts of gates: one POST to a webhook, in JSON that Slack and Alertmanager's receivers read.
 
 Best effort: the durable record is the Event and the history. A webhook that does not answer delays nothing and is said in the log.
 """
@@ -19,7 +19,8 @@ from serinus_operator.rollout.model import Event, Result
 _TIMEOUT_SECONDS: Final = 10.0
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 2.0
-_NOTIFIED: Final = frozenset((str(Result.PROMOTED), str(Result.ROLLED_BACK)))
+ANALYSIS_ALERT: Final = "AnalysisAlert"  # reason of an Event: inputs have drifted, stable breaks a limit too
+_NOTIFIED: Final = frozenset((str(Result.PROMOTED), str(Result.ROLLED_BACK), ANALYSIS_ALERT))
 _SENT: Final = prometheus_client.Counter("serinus_operator_notifications", "Notifications by outcome", ["outcome"])
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Notifier:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def tell(self, release: Release, event: Event, at: datetime) -> None:
-        """Starts to send, if there is somebody to tell and the event is a promotion or a rollback."""
+        """Starts to send, if there is somebody to tell and the event is one of those."""
         if self._url is None or event.reason not in _NOTIFIED:
             return
         task = asyncio.create_task(self._send(self._url, payload(release, event, at)))

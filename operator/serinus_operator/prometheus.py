@@ -20,6 +20,8 @@ from urllib3.util.retry import Retry
 from serinus_contract.metrics import (
     COMPARED_LATENCIES_SECONDS,
     CONFIDENCE,
+    EMBEDDING_OUT_OF_BAND_TOTAL,
+    INPUT_OUT_OF_BAND_TOTAL,
     LOW_CONFIDENCE_TOTAL,
     READY_AT_SECONDS,
     REQUEST_DURATION_SECONDS,
@@ -27,7 +29,7 @@ from serinus_contract.metrics import (
 )
 from serinus_contract.names import RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL
 from serinus_operator.errors import Unavailable
-from serinus_operator.gates.windows import NO_BUCKETS, Counters, Reading, Sample
+from serinus_operator.gates.windows import Counters, Reading, Sample
 
 ReleaseKey: TypeAlias = tuple[str, str]  # namespace, release name
 Snapshot: TypeAlias = Mapping[ReleaseKey, Reading]
@@ -44,10 +46,13 @@ _QUERIES: Final = {
     "confidence": f"sum {_BY} ({CONFIDENCE}_sum)",
     "confidence_count": f"sum {_BY} ({CONFIDENCE}_count)",
     "low_confidence": f"sum {_BY} ({LOW_CONFIDENCE_TOTAL})",
+    "input_out_of_band": f"sum {_BY} ({INPUT_OUT_OF_BAND_TOTAL})",
+    "embedding_out_of_band": f"sum {_BY} ({EMBEDDING_OUT_OF_BAND_TOTAL})",
 }
 _BUCKETS: Final = f"sum by ({_LABELS}, le) ({REQUEST_DURATION_SECONDS}_bucket)"
 _READY_AT: Final = f"min {_BY} ({READY_AT_SECONDS})"
 _KEPT_SNAPSHOTS: Final = 6  # a thousand pods are a megabyte; an older instant is asked for again
+_MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
 
 
 class Prometheus:
@@ -76,35 +81,62 @@ class Prometheus:
         for counter, query in _QUERIES.items():
             for pod, _, value in self._series(query, at):
                 values[pod][counter] = value
-        within: defaultdict[_Pod, list[float]] = defaultdict(lambda: list(NO_BUCKETS))
+        within: defaultdict[_Pod, dict[float, float]] = defaultdict(dict)
         for pod, labels, value in self._series(_BUCKETS, at):
-            bound = float(labels.get("le", "nan"))
-            if bound in _BOUNDS:
-                within[pod][_BOUNDS.index(bound)] = value
-        ready_at = {pod: datetime.fromtimestamp(value, UTC) for pod, _, value in self._series(_READY_AT, at) if value}
+            within[pod][_number(labels.get("le"))] = value
+        ready_at = {pod: _instant(value) for pod, _, value in self._series(_READY_AT, at)}
         snapshot: defaultdict[ReleaseKey, dict[tuple[str, str], Sample]] = defaultdict(dict)
         for pod, counters in values.items():
             release, revision_and_pod = pod
-            sample = Sample(Counters(**counters, within=tuple(within[pod])), ready_at.get(pod))
+            # A pod that has answered and does not count by a bound: another version's buckets, not a slow pod.
+            absent = math.nan if counters.get("latency_count") else 0.0
+            by_bound = tuple(within[pod].get(bound, absent) for bound in _BOUNDS)
+            banded = counters.get("confidence_count", 0.0) if "embedding_out_of_band" in counters else 0.0
+            sample = Sample(Counters(**counters, banded=banded, within=by_bound), ready_at.get(pod))
             snapshot[release][revision_and_pod] = sample
         return dict(snapshot)
 
     def _series(self, query: str, at: datetime) -> Iterator[tuple[_Pod, Mapping[str, str], float]]:
-        """Pod, labels and value of each series; what is not a count (NaN, negative) is left out."""
+        """Pod, labels and value of each series; what is no count (NaN, negative, beyond counting) is left out: a pod may claim anything."""
         for series in self._query(query, at):
             labels = series["metric"]
             release = (labels.get("namespace", ""), labels.get(RELEASE_SERIES_LABEL, ""))
             pod = (labels.get(REVISION_SERIES_LABEL, ""), labels.get("pod", ""))
-            value = float(series["value"][1])
-            if math.isfinite(value) and value >= 0:
+            value = _number(series["value"][1])
+            if 0 <= value <= _MOST_COUNTED:
                 yield (release, pod), labels, value
 
     def _query(self, query: str, at: datetime) -> list[dict[str, Any]]:
         try:
             answer: list[dict[str, Any]] = self._connection.custom_query(query, params={"time": at.timestamp()})
-        except (requests.RequestException, PrometheusApiClientException, ValueError, KeyError) as error:
+            if not all("metric" in series and len(series["value"]) == 2 for series in answer):
+                raise ValueError("the answer is no vector")
+        except (
+            requests.RequestException,
+            PrometheusApiClientException,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise Unavailable(f"Prometheus: {type(error).__name__}: {str(error)[:200]}") from error
         return answer
+
+
+def _number(text: object) -> float:
+    """NaN for what is none."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return math.nan
+
+
+def _instant(seconds: float) -> datetime | None:
+    """None for 0 (not ready yet) and for what is no time: then the pod counts as warm."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _session() -> requests.Session:

@@ -5,6 +5,7 @@ CR event / owned object event / check_at due  â†’  Reconciler.reconcile(key)  â†
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,18 +16,29 @@ from serinus_operator import observe, status_codec, storing
 from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
-from serinus_operator.gates.judge import Evidence, GateVerdict, Restarts, Verdict, judge, overall, verdicts
+from serinus_operator.gates.judge import (
+    Evidence,
+    GateVerdict,
+    Restarts,
+    Verdict,
+    confidence_tolerance,
+    judge,
+    overall,
+    verdicts,
+)
+from serinus_operator.gates.queries import Measurement, fill_in
 from serinus_operator.gates.windows import Window, subtract
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release, served_revisions
-from serinus_operator.notify import Notifier
+from serinus_operator.notify import ANALYSIS_ALERT, Notifier
 from serinus_operator.prometheus import Prometheus
+from serinus_operator.promql import Queries
 from serinus_operator.registry import resolve, says, unresolved
 from serinus_operator.registry_watch import RegistryWatch
 from serinus_operator.rollout.model import AnalysisResult, Condition, Event, Observed, Phase, Plan, Status, SyncRegistry
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
-from serinus_operator.spec import AnalysisSpec, LatencyGate, Spec, parse_spec
+from serinus_operator.spec import AnalysisSpec, LatencyGate, PromQLGate, Spec, parse_spec
 
 JSON: TypeAlias = dict[str, Any]
 Clock: TypeAlias = Callable[[], datetime]
@@ -46,6 +58,7 @@ class Surroundings:
     cache: Cache
     registries: RegistryWatch
     prometheus: Prometheus
+    queries: Queries
     settings: Settings
     notifier: Notifier
     clock: Clock
@@ -92,6 +105,7 @@ class Reconciler:
         observed = await self._observe(spec, status, release_json)
         analysis, next_window = await self._analyse(spec, status, observed, release, now)
         decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
+        decided = replace(decided, events=(*decided.events, *_new_alerts(status.gates, decided.status.gates)))
         (self._rolling.discard if decided.status.canary is None else self._rolling.add)(key)
         store_at = await self._carry_out(release_json, spec, release, decided, known, now)
         if any(isinstance(action, SyncRegistry) for action in decided.actions):
@@ -183,7 +197,8 @@ class Reconciler:
         if evidence is None or evidence.canary_revision != canary:
             if observed.workload(canary).side.ready == 0:
                 return AnalysisResult(), None
-            evidence = Evidence(canary, latest)
+            measured = None if status.canary is None else status.canary.confidence_odds_ratio
+            evidence = Evidence(canary, latest, confidence_tolerance=confidence_tolerance(measured))
         error, achieved = "", status.weight.achieved if evidence.requests else None
         if latest > evidence.window_end:
             try:
@@ -191,7 +206,8 @@ class Reconciler:
                 at_start = (await self._around.prometheus.snapshot(evidence.window_end)).get(key, {})
                 at_end = (await self._around.prometheus.snapshot(latest)).get(key, {})
                 window = subtract(evidence.window_end, at_start, latest, at_end, _warm_up(analysis))
-                evidence = judge(analysis, evidence, window, stable)
+                measurements = await self._measure(analysis, release, canary, stable, latest)
+                evidence = judge(analysis, evidence, window, stable, measurements)
                 achieved = _share(window, canary, stable, achieved)
             except Unavailable as unavailable:
                 error = str(unavailable)
@@ -203,6 +219,16 @@ class Reconciler:
             evidence.window_end + analysis.interval + self._around.settings.scrape_lag, now + timedelta(seconds=1)
         )
         return AnalysisResult(overall(gates), gates, evidence, achieved), next_window
+
+    async def _measure(
+        self, analysis: AnalysisSpec, release: Release, canary: str, stable: str, at: datetime
+    ) -> dict[str, Measurement]:
+        """What the queries of the release's own gates say, by gate."""
+        asked = {gate.name: gate.rule.query for gate in analysis.gates if isinstance(gate.rule, PromQLGate)}
+        names = {"namespace": release.namespace, "release": release.name, "canary": canary, "stable": stable}
+        measure = self._around.queries.measure
+        said = [measure(fill_in(query, **names), release.namespace, at) for query in asked.values()]
+        return dict(zip(asked, await asyncio.gather(*said), strict=True))
 
     async def _store_status(self, stored: JSON, status: Status) -> None:
         encoded, metadata = status_codec.encode(status), stored["metadata"]
@@ -233,6 +259,16 @@ def _share(window: Window, canary: str, stable: str, before: int | None) -> int 
     """The canary's percentage of the window's requests; what it was before, where there were none."""
     ours, theirs = window.of(canary).requests, window.of(stable).requests
     return round(100 * ours / (ours + theirs)) if ours + theirs > 0 else before
+
+
+def _new_alerts(before: tuple[GateVerdict, ...], now: tuple[GateVerdict, ...]) -> tuple[Event, ...]:
+    """What gates alert of that they did not before: it fails no canary, a person should know."""
+    alerting = {gate.name for gate in before if gate.alert}
+    return tuple(
+        Event("Warning", ANALYSIS_ALERT, f"{gate.name}: {gate.alert}")
+        for gate in now
+        if gate.alert and gate.name not in alerting
+    )
 
 
 def _aligned(at: datetime, interval: timedelta) -> datetime:

@@ -26,6 +26,7 @@ class Settings:
     image_pull_policy: str
     registries: Mapping[str, RegistrySettings]
     prometheus_url: str
+    promql_url: str  # where users' own queries go: a proxy that keeps them to their namespace, say; "off" answers none
     namespaces: tuple[str, ...]  # empty: the whole cluster
     own_namespace: str
     identity: str
@@ -44,6 +45,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         image_pull_policy=environment.get("SERINUS_IMAGE_PULL_POLICY", "IfNotPresent"),
         registries=_registries(environment),
         prometheus_url=_required(environment, "SERINUS_PROMETHEUS_URL").rstrip("/"),
+        promql_url=(environment.get("SERINUS_PROMQL_URL") or _required(environment, "SERINUS_PROMETHEUS_URL")).rstrip(
+            "/"
+        ),
         namespaces=tuple(name for name in environment.get("SERINUS_NAMESPACES", "").split(",") if name),
         own_namespace=environment.get("POD_NAMESPACE", "default"),
         identity=environment.get("POD_NAME", "serinus-operator"),

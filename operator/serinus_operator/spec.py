@@ -5,6 +5,7 @@ Must not do I/O. A second line of defence: the CRD's schema and CEL rules refuse
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ _UNITS: Final = {
     "h": timedelta(hours=1),
 }
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+")
+_GATE_KINDS: Final = ("latency", "confidence", "errorRate", "drift", "restarts", "promQL")
 _DURATION_PART: Final = re.compile(r"([0-9]+)(ms|s|m|h)")
 
 
@@ -108,13 +110,26 @@ class LatencyGate:
 class ConfidenceGate:
     """Texts are not less like their model's reference than stable's are; `min_mean`, in (0, 1), limits the mean confidence.
 
-    `tolerance` is the odds ratio of a text below the lowest reference decile, canary to stable, that is still good. With
-    `only_with_reference` a model without a reference profile is not judged.
+    `tolerance` is the odds ratio of a text below the lowest reference decile, canary to stable, that is still good; None stands for
+    what verify measured. With `only_with_reference` a model without a reference profile is not judged.
     """
 
     min_mean: float | None = None
     compare: bool = True
+    tolerance: float | None = None
+    only_with_reference: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DriftGate:
+    """Embeddings are not more often outside their own model's reference band than stable's; `tolerance` is an odds ratio.
+
+    Inputs are the same for both versions: a share of texts above `input_alert` outside the reference's lengths alerts, and never fails.
+    """
+
+    compare: bool = True
     tolerance: float = 2.0
+    input_alert: float = 0.4
     only_with_reference: bool = False
 
 
@@ -134,7 +149,18 @@ class RestartsGate:
     max_restarts: int = 2
 
 
-GateRule: TypeAlias = LatencyGate | ConfidenceGate | ErrorRateGate | RestartsGate
+@dataclass(frozen=True, slots=True)
+class PromQLGate:
+    """The user's own query gives a number from `least` to `most`; more than `failure_limit` looks outside fail the canary."""
+
+    query: str
+    least: float | None
+    most: float | None
+    failure_limit: int = 2
+
+
+CountedRule: TypeAlias = LatencyGate | ConfidenceGate | ErrorRateGate | DriftGate
+GateRule: TypeAlias = CountedRule | RestartsGate | PromQLGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +353,7 @@ def _step(data: Mapping[str, Any], field: str) -> Step:
 
 
 def _gate(data: Mapping[str, Any], field: str) -> Gate:
-    match {kind: data[kind] for kind in ("latency", "confidence", "errorRate", "restarts") if kind in data}:
+    match {kind: data[kind] for kind in _GATE_KINDS if kind in data}:
         case {"latency": given, **rest} if not rest:
             limit = given.get("maxMean")
             rule: GateRule = LatencyGate(
@@ -340,7 +366,14 @@ def _gate(data: Mapping[str, Any], field: str) -> Gate:
             rule = ConfidenceGate(
                 None if limit is None else _share(limit, f"{field}.confidence.minMean"),
                 given["compare"],
-                _tolerance(given["tolerance"], f"{field}.confidence.tolerance"),
+                _tolerance(given["tolerance"], f"{field}.confidence.tolerance") if "tolerance" in given else None,
+                given["onlyWithReference"],
+            )
+        case {"drift": given, **rest} if not rest:
+            rule = DriftGate(
+                given["compare"],
+                _tolerance(given["tolerance"], f"{field}.drift.tolerance"),
+                _share(given["inputAlert"], f"{field}.drift.inputAlert"),
                 given["onlyWithReference"],
             )
         case {"errorRate": given, **rest} if not rest:
@@ -352,9 +385,29 @@ def _gate(data: Mapping[str, Any], field: str) -> Gate:
             )
         case {"restarts": given, **rest} if not rest:
             rule = RestartsGate(given["max"])
+        case {"promQL": given, **rest} if not rest:
+            rule = _own_query(given, f"{field}.promQL")
         case _:
-            raise InvalidSpec(field, "exactly one of latency, confidence, errorRate, restarts is needed")
+            raise InvalidSpec(field, f"exactly one of {', '.join(_GATE_KINDS)} is needed")
     return Gate(name=data["name"], rule=rule, dry_run=bool(data.get("dryRun", False)))
+
+
+def _own_query(given: Mapping[str, Any], field: str) -> PromQLGate:
+    least, most = (
+        None if given.get(bound) is None else _finite(given[bound], f"{field}.{bound}") for bound in ("min", "max")
+    )
+    if least is None and most is None:
+        raise InvalidSpec(field, "min or max is needed, else it judges nothing")
+    if least is not None and most is not None and least > most:
+        raise InvalidSpec(field, f"min {least:g} is above max {most:g}")
+    return PromQLGate(str(given["query"]), least, most, int(given["failureLimit"]))
+
+
+def _finite(text: str, field: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InvalidSpec(field, f"{text} is not a finite number")
+    return value
 
 
 def _tolerance(text: str, field: str) -> float:

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from serinus_contract.verification import Check, VerifyReport
+from serinus_contract.verification import CONFIDENCE_ODDS_RATIO, Check, VerifyReport
 from serinus_server.encoders import Encoder, Vectors
 from serinus_server.encoders.choice import load_encoder
 from serinus_server.loading import fetch
@@ -36,12 +36,15 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
     loaded_seconds = time.monotonic() - began
     reference = read_reference(model.folder)
     vectors, seconds = _encode(encoder, reference.probes)
+    odds_ratio = None
     checks = [_reproduces(vectors, reference.vectors), _finite(vectors, model.manifest.normalize), _spread(vectors)]
     if settings.verify_against is not None:
         stable = fetch(
             settings.verify_against, settings.tracking_uri, settings.model_folder / "stable", only_reference=True
         )
-        checks += against(encoder, read_reference(stable.folder), stable.version, least_overlap)
+        theirs = read_reference(stable.folder)
+        checks += against(encoder, theirs, stable.version, least_overlap)
+        odds_ratio = confidence_odds_ratio(encoder, reference, theirs)
     one_at_a_time = sorted(_encode(encoder, [probe])[1] for probe in reference.probes[:16])
     measured = {
         "load_seconds": round(loaded_seconds, 3),
@@ -49,6 +52,8 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
         "texts_per_second": round(len(reference.probes) / seconds, 1),
         "peak_memory_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
     }
+    if odds_ratio is not None:
+        measured[CONFIDENCE_ODDS_RATIO] = round(odds_ratio, 3)
     return VerifyReport(tuple(checks), measured, model.version, model.manifest.digest, model.manifest.space)
 
 
@@ -68,6 +73,21 @@ def against(encoder: Encoder, stable: Reference, version: str, least_overlap: fl
             0.0,
         ),
     ]
+
+
+def confidence_odds_ratio(encoder: Encoder, ours: Reference, stable: Reference) -> float | None:
+    """The odds of a text of low confidence, ours to stable's, each by its own profile, on stable's probes. None without two profiles.
+
+    Low is below a profile's lowest decile. Half a text is added to each count, so that none of them gives a ratio too.
+    """
+    if ours.profile is None or stable.profile is None:
+        return None
+    vectors, _ = _encode(encoder, stable.probes)
+    odds = []
+    for profile, rows in ((ours.profile, vectors), (stable.profile, stable.vectors)):
+        low = int((profile.confidence(rows) < profile.confidence_deciles[0]).sum())
+        odds.append((low + 0.5) / (len(rows) - low + 0.5))
+    return odds[0] / odds[1]
 
 
 def neighbour_overlap(ours: Vectors, theirs: Vectors, k: int = NEIGHBOURS) -> float:

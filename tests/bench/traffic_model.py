@@ -1,4 +1,4 @@
-"""Simulated releases for the gates: counters of ten pods, window by window, under the noise that real fleets have. Seeded."""
+"""Simulated fleets for the gates: what ten pods of each of many releases count, window by window, under real fleets' noise. Seeded."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
-from serinus_operator.gates.windows import Counters, Reading, Sample, Window, subtract
+from serinus_operator.gates.tables import Floats
+from serinus_operator.gates.windows import Counters, Reading, Sample
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WINDOW = timedelta(seconds=10)
-STABLE_PODS = 9  # and one canary pod: a weight of 10 percent
+PODS = 10  # the first is the canary: a weight of 10 percent
 MEDIAN_SECONDS, SPREAD = 0.012, 0.5  # of lognormal latencies
 _BOUNDS = np.array(sorted({bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair}))
-_MEAN_FACTOR = math.exp(SPREAD**2 / 2)
+_OF_PAIRS = np.array([int(np.searchsorted(_BOUNDS, bound)) for pair in COMPARED_LATENCIES_SECONDS for bound in pair])
 
 
 class Noise(StrEnum):
@@ -39,68 +41,88 @@ class Canary:
     low_confidence: float = 0.1
 
 
-class Release:
-    """One simulated canary rollout; yields a window at a time."""
+@dataclass(frozen=True)
+class Counts:
+    """What was counted: requests and errors, slow or low ones of the answered; (releases, pods), `within` (…, 2 × compared bounds)."""
 
-    def __init__(self, rng: np.random.Generator, canary: Canary, *, errors: float, rate: float, noise: Noise) -> None:
-        self._rng, self._noise, self._rate = rng, noise, rate
-        pods = STABLE_PODS + 1
-        odds = np.full(pods, errors / (1 - errors))
-        odds[0] = canary.errors / (1 - canary.errors)
-        slower = np.ones(pods)
-        slower[0] = canary.slower
+    requests: Floats
+    errors: Floats
+    low: Floats
+    within: Floats
+
+    @property
+    def answered(self) -> Floats:
+        """Requests answered 2xx."""
+        return self.requests - self.errors
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.requests + other.requests, self.errors + other.errors, self.low + other.low, self.within + other.within
+        )
+
+    def reading(self, release: int) -> Reading:
+        """One release's pods as the operator would read them, were these counts cumulative."""
+        return {
+            ("s" if pod else "c", f"pod-{pod}"): Sample(
+                Counters(
+                    requests=float(self.requests[release, pod]),
+                    errors=float(self.errors[release, pod]),
+                    latency_count=float(self.answered[release, pod]),
+                    confidence_count=float(self.answered[release, pod]),
+                    low_confidence=float(self.low[release, pod]),
+                    within=tuple(self.within[release, pod].tolist()),
+                )
+            )
+            for pod in range(PODS)
+        }
+
+
+class Fleet:
+    """Many independent rollouts at once; yields a window of all of them at a time."""
+
+    def __init__(
+        self, releases: int, canary: Canary, *, errors: float, rate: float, noise: Noise, seed: int, median: float = MEDIAN_SECONDS
+    ) -> None:  # fmt: skip
+        self._rng = rng = np.random.default_rng(seed)
+        self._noise, self._rate, self._median = noise, rate, median
+        shape = (releases, PODS)
+        odds, slower = np.full(shape, errors / (1 - errors)), np.ones(shape)
+        odds[:, 0], slower[:, 0] = canary.errors / (1 - canary.errors), canary.slower
         if noise is Noise.PODS:
-            odds *= rng.lognormal(0, 0.4, pods)
-            slower *= rng.lognormal(0, 0.05, pods)
+            odds *= rng.lognormal(0, 0.4, shape)
+            slower *= rng.lognormal(0, 0.05, shape)
         self._errors, self._slower = odds / (1 + odds), slower
-        self._low = np.full(pods, 0.1)
-        self._low[0] = canary.low_confidence
-        self._phase = float(rng.uniform(0, 2 * math.pi))
-        self._totals = [Counters() for _ in range(pods)]
+        self._low = np.full(shape, 0.1)
+        self._low[:, 0] = canary.low_confidence
+        self._phase = rng.uniform(0, 2 * math.pi, (releases, 1))
         self._index = 0
 
-    def window(self) -> Window:
+    def window(self) -> Counts:
         """The next ten seconds."""
         self._index += 1
-        start, before = START + self._index * WINDOW, self._reading()
-        swing = 1 + 0.5 * math.sin(self._phase + self._index / 40) if self._noise is Noise.WAVE else 1.0
-        errors, slower = self._errors * swing, self._slower * swing**0.25
+        errors, slower, swing = self._errors, self._slower, np.ones_like(self._phase)
+        if self._noise is Noise.WAVE:
+            swing = 1 + 0.5 * np.sin(self._phase + self._index / 40)
+            errors, slower = errors * swing, slower * swing**0.25
         if self._noise is Noise.BURSTS:
-            burst = self._rng.random(len(errors)) < 0.02
-            errors, slower = (
-                np.where(burst, np.minimum(0.95, errors + 0.3), errors),
-                np.where(burst, slower * 1.5, slower),
-            )
-        requests = self._rng.poisson(self._rate * swing * WINDOW.total_seconds() / len(errors), len(errors))
-        self._count(requests, errors, slower)
-        return subtract(start, before, start + WINDOW, self._reading())
-
-    def _count(self, requests: NDArray[np.int64], errors: NDArray[np.float64], slower: NDArray[np.float64]) -> None:
+            burst = self._rng.random(errors.shape) < 0.02
+            errors = np.where(burst, np.minimum(0.95, errors + 0.3), errors)
+            slower = np.where(burst, slower * 1.5, slower)
+        requests = self._rng.poisson(self._rate * swing * WINDOW.total_seconds() / PODS, errors.shape)
         bad = self._rng.binomial(requests, errors)
         good = requests - bad
-        cumulative = _normal_cdf((np.log(_BOUNDS)[None, :] - np.log(MEDIAN_SECONDS * slower)[:, None]) / SPREAD)
-        shares = np.diff(np.concatenate((np.zeros((len(good), 1)), cumulative, np.ones((len(good), 1))), axis=1))
-        buckets = np.cumsum(self._rng.multinomial(good, shares), axis=1)
+        cumulative = ndtr((np.log(_BOUNDS) - np.log(self._median * slower)[..., None]) / SPREAD)
+        ends = np.zeros((*errors.shape, 1))
+        shares: NDArray[np.float64] = np.diff(np.concatenate((ends, cumulative, ends + 1), axis=-1), axis=-1)
+        buckets = np.cumsum(self._rng.multinomial(good, shares), axis=-1)
         low = self._rng.binomial(good, self._low)
-        place = {bound: index for index, bound in enumerate(_BOUNDS)}
-        for pod, total in enumerate(self._totals):
-            within = tuple(float(buckets[pod, place[bound]]) for pair in COMPARED_LATENCIES_SECONDS for bound in pair)
-            seconds = float(good[pod]) * MEDIAN_SECONDS * _MEAN_FACTOR * float(slower[pod])
-            answered = float(good[pod])
-            counted = Counters(
-                float(requests[pod]),
-                float(bad[pod]),
-                seconds,
-                answered,
-                0.9 * answered,
-                answered,
-                float(low[pod]),
-                within,
-            )
-            self._totals[pod] = total + counted
+        return Counts(*(each.astype(np.float64) for each in (requests, bad, low, buckets[..., _OF_PAIRS])))
 
-    def _reading(self) -> Reading:
-        return {("c" if pod == 0 else "s", f"pod-{pod}"): Sample(total) for pod, total in enumerate(self._totals)}
+
+def nothing_counted(releases: int) -> Counts:
+    """Zeros."""
+    zeros = np.zeros((releases, PODS))
+    return Counts(zeros, zeros, zeros, np.zeros((releases, PODS, len(_OF_PAIRS))))
 
 
 def identical(errors: float) -> Canary:
@@ -111,8 +133,3 @@ def identical(errors: float) -> Canary:
 def faster(errors: float) -> Canary:
     """A canary that answers sooner."""
     return replace(identical(errors), slower=0.7)
-
-
-def _normal_cdf(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    cdf: NDArray[np.float64] = 0.5 * (1 + np.vectorize(math.erf)(values / math.sqrt(2)))
-    return cdf

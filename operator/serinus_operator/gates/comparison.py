@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from serinus_operator.gates.betting import LogWealth, log_evidence
-from serinus_operator.gates.tables import Corner, Floats, Table, mid_ranks
+from serinus_operator.gates.tables import Corners, Floats, Table, Tables, mid_ranks
 
 # Fractions of the wealth bet on "the canary's mid-rank is above ½".
 _RANK_BETS: Final = (0.05, 0.15, 0.35, 0.6, 0.9)
@@ -26,6 +26,10 @@ _LARGEST_FACTOR: Final = 20.0
 _RATIO_TOLERANCE: Final = 1.6
 # A step should have been able to see odds doubled.
 _SOUGHT_ODDS_RATIO: Final = 2.0
+
+# A pod with fewer requests says too little of its own rate.
+_LEAST_OF_A_POD: Final = 20
+_TINY: Final = 1e-12
 
 DEFAULT_TOLERANCE: Final = 1.25
 
@@ -39,31 +43,43 @@ class Comparison:
     power: LogWealth = (0.0,) * len(_RANK_BETS)
 
 
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """What T tables add to log wealth per bet, and what they would be expected to add to the ranks' had the odds doubled; (T, 5) each."""
+
+    ranks: Floats
+    ratios: Floats
+    expected: Floats
+
+
 def compare(before: Comparison, table: Table, tolerance: float) -> Comparison:
-    """One more window. `tolerance` is the odds ratio of a bad request, canary to stable, that is still good; ≥ 1.
+    """One more window. `tolerance` is the odds ratio of a bad request, canary to stable, that is still good; ≥ 1."""
+    found = gains(Tables.of(table), np.array([tolerance]))
+    return Comparison(
+        ranks=_add(before.ranks, found.ranks[0]),
+        ratios=_add(before.ratios, found.ratios[0]),
+        power=_add(before.power, found.expected[0]),
+    )
+
+
+def gains(tables: Tables, tolerances: Floats) -> Gains:
+    """The bets' outcomes on T tables with (T,) tolerances; a table whose margins leave one value says nothing and adds 0.
 
     Ranks: wealth ← wealth · (1 + λ(2u − 1)) with u the mid-rank of the canary's bad requests at odds ratio `tolerance`; E[u] = ½ there
-    and less below it. Ratios: wealth ← wealth · min(20, P_ψ(x) / P_ψ₀(x)), ψ₀ = 1.6 · tolerance. A table whose margins leave one value
-    says nothing.
+    and less below it. Ratios: wealth ← wealth · min(20, P_ψ(x) / P_ψ₀(x)), ψ₀ = 1.6 · tolerance.
     """
-    if table.says_nothing:
-        return before
-    base = _RATIO_TOLERANCE * tolerance
-    alternatives = tuple(base * multiple for multiple in _RATIO_MULTIPLES)
-    sought = max(_SOUGHT_ODDS_RATIO, 1.6 * tolerance)
-    corner = Corner(table, (tolerance, sought, base, *alternatives))
-    ranks = mid_ranks(np.exp(corner.log_probabilities(tolerance)))
-    bets = np.log1p(np.multiply.outer(_RANK_BETS, 2 * ranks - 1))
-    expected = bets @ np.exp(corner.log_probabilities(sought))
-    at_base = corner.log_probabilities(base)[corner.seen]
-    gains = [
-        min(math.log(_LARGEST_FACTOR), float(corner.log_probabilities(each)[corner.seen] - at_base))
-        for each in alternatives
-    ]
-    return Comparison(
-        ranks=_add(before.ranks, bets[:, corner.seen]),
-        ratios=_add(before.ratios, gains),
-        power=_add(before.power, expected),
+    base = _RATIO_TOLERANCE * tolerances
+    alternatives = [base * multiple for multiple in _RATIO_MULTIPLES]
+    sought = np.maximum(_SOUGHT_ODDS_RATIO, 1.6 * tolerances)
+    corners = Corners(tables, np.stack([tolerances, sought, base, *alternatives], axis=1))
+    ranks = 2 * mid_ranks(np.exp(corners.log_probabilities(tolerances))) - 1
+    if_sought = np.exp(corners.log_probabilities(sought))
+    at_base = corners.seen(corners.log_probabilities(base))
+    ratios = [corners.seen(corners.log_probabilities(each)) - at_base for each in alternatives]
+    return Gains(
+        ranks=np.log1p(np.multiply.outer(corners.seen(ranks), _RANK_BETS)),
+        ratios=np.minimum(math.log(_LARGEST_FACTOR), np.stack(ratios, axis=1)),
+        expected=np.stack([(if_sought * np.log1p(bet * ranks)).sum(axis=1) for bet in _RANK_BETS], axis=1),
     )
 
 
@@ -77,21 +93,24 @@ def log_power(comparison: Comparison) -> float:
     return log_evidence(comparison.power) - math.log(2)
 
 
-def pod_tolerance(bad: Sequence[float], totals: Sequence[float]) -> float:
+def pod_tolerances(bad: Floats, totals: Floats) -> Floats:
     """How far one pod of the same version may lastingly be from the others: the 95 % quantile of its odds ratio to them; 1 when they agree.
 
-    The variance of the pods' log odds beyond their sampling noise, by moments (DerSimonian & Laird 1986), read as that of a lognormal. Pods
-    with fewer than 20 requests are left out; fewer than two pods tell nothing.
+    Both are (T, pods), the result (T,). The variance of the pods' log odds beyond their sampling noise, by moments (DerSimonian & Laird
+    1986), read as that of a lognormal. Pods with fewer than 20 requests are left out; fewer than two pods tell nothing.
     """
-    pods = [(k, n) for k, n in zip(bad, totals, strict=True) if n >= 20]
-    if len(pods) < 2:
-        return 1.0
-    hits, misses = np.array([k + 0.5 for k, _ in pods]), np.array([n - k + 0.5 for k, n in pods])
-    log_odds, weights = np.log(hits / misses), 1 / (1 / hits + 1 / misses)
-    mean = float((weights * log_odds).sum() / weights.sum())
-    scatter = float((weights * (log_odds - mean) ** 2).sum()) - (len(pods) - 1)
-    variance = max(0.0, scatter / float(weights.sum() - (weights**2).sum() / weights.sum()))
-    return math.exp(1.645 * math.sqrt(variance * (1 + 1 / (len(pods) - 1))))
+    known = totals >= _LEAST_OF_A_POD
+    pods = known.sum(axis=1)
+    hits, misses = bad + 0.5, totals - bad + 0.5
+    log_odds, weights = np.log(hits / misses), known / (1 / hits + 1 / misses)
+    total = np.maximum(weights.sum(axis=1), _TINY)
+    mean = (weights * log_odds).sum(axis=1) / total
+    scatter = (weights * (log_odds - mean[:, None]) ** 2).sum(axis=1) - (pods - 1)
+    information = np.where(pods >= 2, total - (weights**2).sum(axis=1) / total, 1.0)
+    variance = np.maximum(0.0, scatter / information)
+    apart = np.exp(1.645 * np.sqrt(variance * (1 + 1 / np.maximum(1, pods - 1))))
+    tolerances: Floats = np.where(pods >= 2, apart, 1.0)
+    return tolerances
 
 
 def _add(before: LogWealth, gains: Sequence[float] | Floats) -> LogWealth:

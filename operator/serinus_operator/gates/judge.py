@@ -11,19 +11,39 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from types import MappingProxyType
+from typing import Final, assert_never
 
 from serinus_operator.gates.betting import log_evidence
-from serinus_operator.gates.limits import CountedRule, Tally, describe_limit, describe_tally, limit_of, observe
+from serinus_operator.gates.limits import (
+    Tally,
+    describe_limit,
+    describe_tally,
+    limit_of,
+    observe,
+    observe_inputs,
+)
+from serinus_operator.gates.queries import Measurement, Record, Said, within_bounds
 from serinus_operator.gates.versus import Versus, add_window
 from serinus_operator.gates.windows import Window
-from serinus_operator.spec import AnalysisSpec, ConfidenceGate, Gate, GateRule, RestartsGate
+from serinus_operator.spec import (
+    AnalysisSpec,
+    ConfidenceGate,
+    CountedRule,
+    DriftGate,
+    Gate,
+    GateRule,
+    PromQLGate,
+    RestartsGate,
+)
 
 _LARGEST_SHOWN: Final = 60.0  # log of evidence, so that what is shown stays a number
+_MOST_TOLERATED: Final = 10.0  # as the CRD's schema allows a person to say
+_NOT_ASKED: Final[Mapping[str, Measurement]] = MappingProxyType({})
 
 
 class Verdict(StrEnum):
@@ -38,23 +58,32 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GateEvidence:
-    """Evidence of one gate. `rule` says what it was gathered for: a gate that was edited starts again."""
+    """Evidence of one gate. `rule` says what it was gathered for: a gate that was edited starts again.
+
+    `inputs` are both versions' texts, for drift; `record` is what the user's own query said.
+    """
 
     name: str
     rule: str
-    canary: Tally
-    stable: Tally
+    canary: Tally = field(default_factory=Tally)
+    stable: Tally = field(default_factory=Tally)
     versus: Versus | None = None
+    inputs: Tally | None = None
+    record: Record | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything a canary's verdicts rest on. `window_end` is the end of the last window that was added."""
+    """Everything a canary's verdicts rest on. `window_end` is the end of the last window that was added.
+
+    `confidence_tolerance` is that of a confidence gate whose spec names none; None for the default.
+    """
 
     canary_revision: str
     window_end: datetime
     gates: tuple[GateEvidence, ...] = ()
     requests: float = 0.0  # that the canary has answered in the windows so far
+    confidence_tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +96,10 @@ class Restarts:
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """One gate's verdict with its reason in words. `evidence` is the wealth nearest to failing; Fail at `needed`."""
+    """One gate's verdict with its reason in words. `evidence` is the wealth nearest to failing; Fail at `needed`.
+
+    `alert` is what a person should know although it fails no canary; empty when there is nothing.
+    """
 
     name: str
     verdict: Verdict
@@ -76,33 +108,55 @@ class GateVerdict:
     needed: float
     message: str
     dry_run: bool = False
+    alert: str = ""
 
 
-def judge(analysis: AnalysisSpec, evidence: Evidence, window: Window, stable_revision: str) -> Evidence:
-    """Adds one window. A window that ends no later than the evidence has been added before and changes nothing."""
+def judge(
+    analysis: AnalysisSpec,
+    evidence: Evidence,
+    window: Window,
+    stable_revision: str,
+    measurements: Mapping[str, Measurement] = _NOT_ASKED,
+) -> Evidence:
+    """Adds one window, and what the users' queries said at its end, by gate. A window that was added before changes nothing."""
     if window.end <= evidence.window_end:
         return evidence
     known = _known(evidence)
     gates = []
     for gate in analysis.gates:
-        if isinstance(gate.rule, RestartsGate):
-            continue
-        before = known.get((gate.name, _identity(gate.rule)))
-        canary, stable = window.of(evidence.canary_revision), window.of(stable_revision)
-        versus = before.versus if before else None
-        if gate.rule.compare:
-            versus = add_window(gate.rule, versus, window, evidence.canary_revision, stable_revision)
-        gates.append(
-            GateEvidence(
-                gate.name,
-                _identity(gate.rule),
-                observe(gate.rule, before.canary if before else None, canary),
-                observe(gate.rule, before.stable if before else None, stable),
-                versus,
-            )
-        )
+        identity = _identity(gate.rule)
+        before = known.get((gate.name, identity), GateEvidence(gate.name, identity))
+        match gate.rule:
+            case RestartsGate():
+                continue
+            case PromQLGate():
+                measured = measurements.get(gate.name, Record().last)
+                gates.append(replace(before, record=(before.record or Record()).add(gate.rule, measured)))
+            case rule:
+                if isinstance(rule, ConfidenceGate) and rule.tolerance is None:
+                    rule = replace(rule, tolerance=evidence.confidence_tolerance)
+                gates.append(_add_counts(rule, before, window, evidence.canary_revision, stable_revision))
     requests = evidence.requests + window.of(evidence.canary_revision).requests
     return replace(evidence, window_end=window.end, gates=tuple(gates), requests=requests)
+
+
+def confidence_tolerance(measured: float | None) -> float | None:
+    """Twice the odds ratio, canary to stable, of a text of low confidence that verify measured on shared texts; 2 at least, 10 at most.
+
+    A ratio below 1 is no reason to ask more of the canary than of any other: verify has few texts.
+    """
+    return None if measured is None else min(_MOST_TOLERATED, 2 * max(1.0, measured))
+
+
+def _add_counts(rule: CountedRule, before: GateEvidence, window: Window, canary: str, stable: str) -> GateEvidence:
+    ours, theirs = window.of(canary), window.of(stable)
+    return replace(
+        before,
+        canary=observe(rule, before.canary, ours),
+        stable=observe(rule, before.stable, theirs),
+        versus=add_window(rule, before.versus, window, canary, stable) if rule.compare else None,
+        inputs=observe_inputs(rule, before.inputs, ours + theirs) if isinstance(rule, DriftGate) else None,
+    )
 
 
 def verdicts(
@@ -111,12 +165,17 @@ def verdicts(
     """One verdict per gate of the spec, in its order."""
     known = _known(evidence)
     court = _Court(analysis, known)
-    return tuple(
-        _restarts(gate, gate.rule, restarts)
-        if isinstance(gate.rule, RestartsGate)
-        else court.verdict(gate, gate.rule, known.get((gate.name, _identity(gate.rule))), evidence.requests)
-        for gate in analysis.gates
-    )
+    found = []
+    for gate in analysis.gates:
+        gathered = known.get((gate.name, _identity(gate.rule)))
+        match gate.rule:
+            case RestartsGate():
+                found.append(_restarts(gate, gate.rule, restarts))
+            case PromQLGate():
+                found.append(_own_query(gate, gate.rule, (gathered and gathered.record) or Record()))
+            case rule:
+                found.append(court.verdict(gate, rule, gathered, evidence.requests))
+    return tuple(found)
 
 
 def overall(gates: Sequence[GateVerdict]) -> Verdict:
@@ -134,14 +193,11 @@ class _Court:
     def __init__(self, analysis: AnalysisSpec, known: dict[tuple[str, str], GateEvidence]) -> None:
         self._min_requests = analysis.min_requests
         self._log_alpha = math.log(analysis.false_rollback_probability)
-        counted = [gate for gate in analysis.gates if not isinstance(gate.rule, RestartsGate) and not gate.dry_run]
-        limits = sum(limit_of(gate.rule) is not None for gate in counted if not isinstance(gate.rule, RestartsGate))
+        rules = [(gate.name, gate.rule) for gate in analysis.gates if not gate.dry_run]
+        counted = [(name, rule) for name, rule in rules if isinstance(rule, CountedRule)]
+        limits = sum(limit_of(rule) is not None for _, rule in counted)
         self.log_limit_needed = math.log(max(1, limits)) - self._log_alpha
-        compared = {
-            gate.name: _log_versus(known.get((gate.name, _identity(gate.rule))))
-            for gate in counted
-            if not isinstance(gate.rule, RestartsGate) and gate.rule.compare
-        }
+        compared = {name: _log_versus(known.get((name, _identity(rule)))) for name, rule in counted if rule.compare}
         together = log_evidence(tuple(compared.values())) if compared else 0.0
         self._worst = max(compared, key=lambda name: compared[name]) if together >= -self._log_alpha else None
         self.log_versus_needed = math.log(max(1, len(compared))) - self._log_alpha
@@ -164,9 +220,26 @@ class _Court:
         by_limit = log_limit - self.log_limit_needed >= log_versus - self.log_versus_needed
         log_shown, log_needed = (log_limit, self.log_limit_needed) if by_limit else (log_versus, self.log_versus_needed)
         shown = math.exp(min(log_shown, _LARGEST_SHOWN))
-        message = "; ".join(parts) + f": {conclusion}"
-        needed = math.exp(log_needed)
-        return GateVerdict(gate.name, verdict, int(canary.count), shown, needed, message, gate.dry_run)
+        needed, alert = math.exp(log_needed), self._alert(gate, rule, evidence)
+        message = "; ".join([*parts, alert] if alert else parts) + f": {conclusion}"
+        return GateVerdict(gate.name, verdict, int(canary.count), shown, needed, message, gate.dry_run, alert)
+
+    def _alert(self, gate: Gate, rule: CountedRule, evidence: GateEvidence) -> str:
+        """What is wrong with the traffic, or with both versions: a person should know, the canary is not to blame."""
+        inputs = evidence.inputs
+        if (
+            isinstance(rule, DriftGate)
+            and inputs
+            and inputs.count
+            and log_evidence(inputs.log_wealth) >= -self._log_alpha
+        ):
+            return f"inputs have drifted: {inputs.mean:.1%} of texts have an unusual length, {rule.input_alert:.0%} are tolerated"
+        if self._over_limit(evidence.canary) and self._over_limit(evidence.stable):
+            return f"stable breaks the limit of gate {gate.name} too"
+        return ""
+
+    def _over_limit(self, tally: Tally) -> bool:
+        return bool(tally.log_wealth) and log_evidence(tally.log_wealth) >= self.log_limit_needed
 
     def _conclude(
         self, gate: Gate, rule: CountedRule, evidence: GateEvidence, log_limit: float, log_versus: float
@@ -182,13 +255,19 @@ class _Court:
             return Verdict.INCONCLUSIVE, f"{self._min_requests} requests are needed"
         if limit is not None and canary.mean > limit:
             return Verdict.INCONCLUSIVE, "over the limit, evidence still thin"
+        if evidence.versus is not None and not evidence.versus.compared:
+            return (
+                Verdict.INCONCLUSIVE,
+                "nothing to compare: a side has no warm requests, or the versions count by other bounds",
+            )
         if evidence.versus is not None and not evidence.versus.could_have_seen(self.log_versus_needed):
             return Verdict.INCONCLUSIVE, "a difference would not have shown yet"
         return Verdict.PASS, "pass"
 
     def _without_data(self, gate: Gate, rule: CountedRule, requests: float) -> GateVerdict:
         needed = math.exp(self.log_versus_needed)
-        if isinstance(rule, ConfidenceGate) and rule.only_with_reference and requests >= self._min_requests:
+        may_lack = isinstance(rule, ConfidenceGate | DriftGate) and rule.only_with_reference
+        if may_lack and requests >= self._min_requests:
             message = f"{gate.name}: the model has no reference profile, so it is not judged"
             return GateVerdict(gate.name, Verdict.PASS, 0, 1.0, needed, message, gate.dry_run)
         message = f"{gate.name}: no requests yet"
@@ -207,6 +286,38 @@ def _restarts(gate: Gate, rule: RestartsGate, restarts: Restarts) -> GateVerdict
         gate.name, verdict, 0, float(restarts.canary), rule.max_restarts + 1.0,
         f"{gate.name}: {counted}: {conclusion}", gate.dry_run,
     )  # fmt: skip
+
+
+def _own_query(gate: Gate, rule: PromQLGate, record: Record) -> GateVerdict:
+    """Judged by counting, without an error probability, and the message says so."""
+    bounds = [f"{sign} {bound:g}" for sign, bound in (("≥", rule.least), ("≤", rule.most)) if bound is not None]
+    counted = (
+        f"{record.outside} of {record.looks} looks outside {' and '.join(bounds)}, {rule.failure_limit} are tolerated"
+    )
+    said = f"{record.last.value:g} at the last look" if record.last.said is Said.NUMBER else record.last.problem
+    verdict, conclusion = _conclude_query(rule, record)
+    message = f"{gate.name}: {said}; {counted}; carries no error probability: {conclusion}"
+    return GateVerdict(
+        gate.name, verdict, 0, float(record.outside), rule.failure_limit + 1.0, message, gate.dry_run
+    )  # fmt: skip
+
+
+def _conclude_query(rule: PromQLGate, record: Record) -> tuple[Verdict, str]:
+    if record.outside > rule.failure_limit:
+        return Verdict.FAIL, "too often outside its bounds"
+    match record.last.said:
+        case Said.NUMBER if within_bounds(rule, record.last.value):
+            return Verdict.PASS, "pass"
+        case Said.NUMBER:
+            return Verdict.INCONCLUSIVE, "outside its bounds"
+        case Said.INFINITE:
+            return Verdict.INCONCLUSIVE, "no finite number"
+        case Said.NOTHING:
+            return Verdict.NO_DATA, "no data"
+        case Said.UNREADABLE:
+            return Verdict.ERROR, "no answer that can be judged"
+        case _:
+            assert_never(record.last.said)
 
 
 def _known(evidence: Evidence) -> dict[tuple[str, str], GateEvidence]:

@@ -7,16 +7,14 @@ from typing import assert_never
 
 from serinus_operator.gates.betting import NO_MEAN_EVIDENCE, NO_RATE_EVIDENCE, LogWealth, bet_on_mean, bet_on_rate
 from serinus_operator.gates.windows import Counters
-from serinus_operator.spec import ConfidenceGate, ErrorRateGate, LatencyGate, format_duration
-
-CountedRule = LatencyGate | ConfidenceGate | ErrorRateGate
+from serinus_operator.spec import ConfidenceGate, CountedRule, DriftGate, ErrorRateGate, LatencyGate, format_duration
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """One side's observations, the sum of what was observed, log wealth per bet against the limit (empty without one).
 
-    Of latency the sum is of seconds, of confidence of 1 − confidence, of errors their number.
+    Of latency the sum is of seconds, of confidence of 1 − confidence, of errors and of texts outside their band their number.
     """
 
     count: float = 0.0
@@ -38,6 +36,8 @@ def limit_of(rule: CountedRule) -> float | None:
             return None if min_mean is None else 1 - min_mean
         case ErrorRateGate(max_rate):
             return max_rate
+        case DriftGate():
+            return None
         case _:
             assert_never(rule)
 
@@ -53,6 +53,8 @@ def observe(rule: CountedRule, tally: Tally | None, counts: Counters) -> Tally:
             count, total = counts.confidence_count, max(0.0, counts.confidence_count - counts.confidence)
         case ErrorRateGate():
             count, total = counts.requests, min(counts.errors, counts.requests)
+        case DriftGate():
+            count, total = counts.banded, min(counts.embedding_out_of_band, counts.banded)
         case _:
             assert_never(rule)
     if count <= 0:
@@ -62,6 +64,16 @@ def observe(rule: CountedRule, tally: Tally | None, counts: Counters) -> Tally:
         wealth = bet_on_rate(wealth or NO_RATE_EVIDENCE, total, count, limit)
     elif limit is not None:
         wealth = bet_on_mean(wealth or NO_MEAN_EVIDENCE, total / count, limit)
+    return Tally(tally.count + count, tally.total + total, wealth)
+
+
+def observe_inputs(rule: DriftGate, tally: Tally | None, counts: Counters) -> Tally:
+    """Adds a window's texts of both versions, those of unusual length among them: evidence that their share is above `input_alert`."""
+    tally = tally or Tally()
+    count, total = counts.banded, min(counts.input_out_of_band, counts.banded)
+    if count <= 0:
+        return tally
+    wealth = bet_on_rate(tally.log_wealth or NO_RATE_EVIDENCE, total, count, rule.input_alert)
     return Tally(tally.count + count, tally.total + total, wealth)
 
 
@@ -76,6 +88,8 @@ def describe_tally(rule: CountedRule, tally: Tally) -> str:
             return f"{1 - tally.mean:.3f} over {tally.count:.0f} texts"
         case ErrorRateGate():
             return f"{tally.total:.0f}/{tally.count:.0f} ({tally.mean:.1%})"
+        case DriftGate():
+            return f"{tally.mean:.1%} of {tally.count:.0f} texts outside their band"
         case _:
             assert_never(rule)
 
@@ -89,5 +103,7 @@ def describe_limit(rule: CountedRule) -> str:
             return "" if min_mean is None else f"mean ≥ {min_mean}"
         case ErrorRateGate(max_rate):
             return "" if max_rate is None else f"rate ≤ {max_rate:.1%}"
+        case DriftGate():
+            return ""
         case _:
             assert_never(rule)

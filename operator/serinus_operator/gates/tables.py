@@ -1,4 +1,4 @@
-"""A window's 2×2 table, canary and stable by bad and good, and Fisher's noncentral hypergeometric distribution of its corner.
+"""2×2 tables of windows, canary and stable by bad and good, and Fisher's noncentral hypergeometric distribution of their corners.
 
 Given both totals and the number of bad requests m, the canary's bad ones follow P(x) ∝ C(n_c, x)·C(n_s, m−x)·ψ^x, where ψ is the odds ratio
 of a bad request, canary to stable (R. A. Fisher, 1935). Terms are built by their recurrence in logs, outward from the mode: exact to
@@ -7,8 +7,7 @@ of a bad request, canary to stable (R. A. Fisher, 1935). Terms are built by thei
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -38,77 +37,94 @@ class Table:
         """m, the bad requests of both sides."""
         return self.canary_bad + self.stable_bad
 
-    @property
-    def says_nothing(self) -> bool:
-        """Given its margins the corner can have one value only."""
-        low, high = self.support
-        return low == high
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Many tables at once, one or a simulation's thousands: each field is (T,) float64 of whole numbers, as in Table."""
+
+    canary_total: Floats
+    canary_bad: Floats
+    stable_total: Floats
+    stable_bad: Floats
+
+    @classmethod
+    def of(cls, *tables: Table) -> Tables:
+        """These tables, in their order."""
+        columns = np.array([astuple(table) for table in tables], dtype=np.float64).T
+        return cls(*columns)
 
     @property
-    def support(self) -> tuple[int, int]:
+    def bad(self) -> Floats:
+        """Each table's m."""
+        return self.canary_bad + self.stable_bad
+
+    @property
+    def support(self) -> tuple[Floats, Floats]:
         """Least and greatest value that `canary_bad` could have with these margins."""
-        return max(0, self.bad - self.stable_total), min(self.bad, self.canary_total)
+        return np.maximum(0.0, self.bad - self.stable_total), np.minimum(self.bad, self.canary_total)
 
 
-class Corner:
-    """The distribution of a table's corner for several odds ratios at once. Arrays run over `counts`, a part of the support."""
+class Corners:
+    """The distributions of the corners of T tables for several odds ratios.
 
-    def __init__(self, table: Table, odds_ratios: tuple[float, ...]) -> None:
-        self._table = table
-        modes = [_mode(table, odds_ratio) for odds_ratio in odds_ratios]
-        reaches = [_SPARE_COUNTS + _DEVIATIONS * _deviation(table, mode) for mode in modes]
-        low, high = table.support
-        first = min([table.canary_bad, *(int(mode - reach) for mode, reach in zip(modes, reaches, strict=True))])
-        last = max([table.canary_bad, *(int(mode + reach) + 1 for mode, reach in zip(modes, reaches, strict=True))])
-        first, last = max(low, first), min(high, last)
-        self.counts: Floats = np.arange(first, last + 1, dtype=np.float64)
-        self._centre = min(max(modes[0], first), last) - first
-        self._log_terms = _log_terms(table, self.counts, self._centre)
+    Arrays are (T, W): a row runs over the part of its table's support, from `first`, that matters for the given odds ratios, (T, R).
+    """
 
-    def log_probabilities(self, odds_ratio: float) -> Floats:
-        """log P(x) for every x in `counts`."""
-        terms = self._log_terms + (self.counts - self.counts[self._centre]) * math.log(odds_ratio)
-        top = float(terms.max())
-        normalised: Floats = terms - (top + math.log(float(np.exp(terms - top).sum())))
+    def __init__(self, tables: Tables, odds_ratios: Floats) -> None:
+        low, high = tables.support
+        modes = np.stack([_modes(tables, each) for each in odds_ratios.T], axis=1)
+        reaches = _SPARE_COUNTS + _DEVIATIONS * _deviations(tables, modes)
+        self.first = np.maximum(low, np.minimum(tables.canary_bad, np.floor(modes - reaches).min(axis=1)))
+        last = np.minimum(high, np.maximum(tables.canary_bad, np.floor(modes + reaches).max(axis=1) + 1))
+        self._rows = np.arange(len(low))
+        self._seen = (tables.canary_bad - self.first).astype(np.int64)
+        counts = self.first[:, None] + np.arange(int((last - self.first).max()) + 1)
+        centre = (np.clip(modes[:, 0], self.first, last) - self.first).astype(np.int64)
+        self._from_centre = counts - (self.first + centre)[:, None]
+        self._log_terms = np.where(counts <= last[:, None], _log_terms(tables, counts, centre), -np.inf)
+
+    def log_probabilities(self, odds_ratios: Floats) -> Floats:
+        """log P(x) at one odds ratio for each table; (T, W), -inf beyond the support."""
+        terms = self._log_terms + self._from_centre * np.log(odds_ratios)[:, None]
+        top = terms.max(axis=1, keepdims=True)
+        normalised: Floats = terms - (top + np.log(np.exp(terms - top).sum(axis=1, keepdims=True)))
         return normalised
 
-    @property
-    def seen(self) -> int:
-        """Index of what was observed."""
-        return int(self._table.canary_bad - self.counts[0])
+    def seen(self, values: Floats) -> Floats:
+        """Of (T, W) values, each table's at what was observed; (T,)."""
+        observed: Floats = values[self._rows, self._seen]
+        return observed
 
 
 def mid_ranks(probabilities: Floats) -> Floats:
     """u(x) = P(X < x) + ½ P(X = x) for every x: its mean is ½ under the distribution itself (Lancaster's mid-P)."""
-    ranks: Floats = np.minimum(1.0, np.cumsum(probabilities) - 0.5 * probabilities)
+    ranks: Floats = np.minimum(1.0, np.cumsum(probabilities, axis=1) - 0.5 * probabilities)
     return ranks
 
 
-def _log_terms(table: Table, counts: Floats, centre: int) -> Floats:
-    """log of C(n_c, x)·C(n_s, m−x) relative to the term at `centre`, by the ratio of neighbours."""
-    below = counts[:-1]
-    steps = (
-        np.log(table.canary_total - below)
-        + np.log(table.bad - below)
-        - np.log(below + 1)
-        - np.log(table.stable_total - table.bad + below + 1)
-    )
-    left = -np.cumsum(steps[:centre][::-1])[::-1]
-    right = np.cumsum(steps[centre:])
-    return np.concatenate((left, np.zeros(1), right))
+def _log_terms(tables: Tables, counts: Floats, centre: NDArray[np.int64]) -> Floats:
+    """log of C(n_c, x)·C(n_s, m−x) relative to the term at `centre`, by the ratio of neighbours. Beyond the support: any number."""
+    below, bad = counts[:, :-1], tables.bad[:, None]
+    up = np.log(np.maximum(1.0, tables.canary_total[:, None] - below)) + np.log(np.maximum(1.0, bad - below))
+    down = np.log(below + 1) + np.log(np.maximum(1.0, tables.stable_total[:, None] - bad + below + 1))
+    terms = np.concatenate((np.zeros((len(counts), 1)), np.cumsum(up - down, axis=1)), axis=1)
+    relative: Floats = terms - terms[np.arange(len(counts)), centre][:, None]
+    return relative
 
 
-def _mode(table: Table, odds_ratio: float) -> int:
+def _modes(tables: Tables, odds_ratios: Floats) -> Floats:
     """Where P is largest: the greatest x with P(x) ≥ P(x − 1), the smaller root of (ψ−1)x² − bx + c."""
-    a = odds_ratio - 1
-    b = table.stable_total - table.bad + (table.canary_total + table.bad + 2) * odds_ratio
-    c = (table.canary_total + 1) * (table.bad + 1) * odds_ratio
-    mode = int(2 * c / (b + math.sqrt(max(0.0, b * b - 4 * a * c))))
-    low, high = table.support
-    return min(max(mode, low), high)
+    a = odds_ratios - 1
+    b = tables.stable_total - tables.bad + (tables.canary_total + tables.bad + 2) * odds_ratios
+    c = (tables.canary_total + 1) * (tables.bad + 1) * odds_ratios
+    modes = np.floor(2 * c / (b + np.sqrt(np.maximum(0.0, b * b - 4 * a * c))))
+    clipped: Floats = np.clip(modes, *tables.support)
+    return clipped
 
 
-def _deviation(table: Table, mode: int) -> float:
-    """About the standard deviation: the inverse curvature of log P at its mode."""
-    cells = (mode, table.canary_total - mode, table.bad - mode, table.stable_total - table.bad + mode)
-    return 1 / math.sqrt(sum(1 / (cell + 1) for cell in cells))
+def _deviations(tables: Tables, modes: Floats) -> Floats:
+    """About the standard deviations, (T, R): the inverse curvature of log P at its modes."""
+    canary, bad, stable = tables.canary_total[:, None], tables.bad[:, None], tables.stable_total[:, None]
+    cells = (modes, canary - modes, bad - modes, stable - bad + modes)
+    curvature: Floats = sum((1 / (cell + 1) for cell in cells), start=np.zeros_like(modes))
+    return 1 / np.sqrt(curvature)

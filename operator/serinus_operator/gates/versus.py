@@ -6,18 +6,25 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+import numpy as np
+
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_operator.gates.betting import NO_RATE_EVIDENCE, LogWealth, bet_on_low_rate, log_evidence
-from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerance
-from serinus_operator.gates.limits import CountedRule
+from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerances
 from serinus_operator.gates.tables import Table
 from serinus_operator.gates.windows import Counters, Window
-from serinus_operator.spec import ConfidenceGate, ErrorRateGate, LatencyGate
+from serinus_operator.spec import ConfidenceGate, CountedRule, DriftGate, ErrorRateGate, LatencyGate
 
 # A canary that is shown to have fewer bad requests than this needs no comparison: there is too little to compare.
 _HARMLESS_RATE: Final = 0.01
 # So many texts of a model's own reference are below its lowest decile: a canary that has fewer is at home in its traffic.
 _REFERENCE_SHARE: Final = 0.10
+# And so many are outside its outermost deciles.
+_SHARE_OUT_OF_BAND: Final = 0.20
+# The odds of a text below the lowest decile that are still good, where verify measured none.
+DEFAULT_CONFIDENCE_TOLERANCE: Final = 2.0
+# A window with more requests is judged as if it had so many, with the same shares: it says less than it could, in bounded time.
+_MOST_REQUESTS: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,11 @@ class Versus:
 
     tables: tuple[TableEvidence, ...]
 
+    @property
+    def compared(self) -> bool:
+        """Has any window had requests of both sides, by a bound that both count by?"""
+        return any(table != TableEvidence() for table in self.tables)
+
     def log_evidence(self) -> float:
         """log of the mean wealth over the tables."""
         return log_evidence([log_worse(table.comparison) for table in self.tables])
@@ -62,7 +74,7 @@ def add_window(rule: CountedRule, before: Versus | None, window: Window, canary:
     """The evidence with one more window. A side without a request in the window leaves it as it was."""
     tables = _tables(rule, window, canary, stable)
     before = before or Versus((TableEvidence(),) * len(tables))
-    if tables[0].canary_total == 0 or tables[0].stable_total == 0:
+    if all(table.canary_total == 0 or table.stable_total == 0 for table in tables):
         return before
     tolerances, harmless = _tolerances(rule, window.pods.get(stable, ())), harmless_rate(rule)
     added = zip(before.tables, tables, tolerances, strict=True)
@@ -76,6 +88,8 @@ def harmless_rate(rule: CountedRule) -> float:
             return _HARMLESS_RATE if max_rate is None else max_rate
         case ConfidenceGate():
             return _REFERENCE_SHARE
+        case DriftGate():
+            return _SHARE_OUT_OF_BAND
         case LatencyGate():
             return _HARMLESS_RATE
         case _:
@@ -90,42 +104,64 @@ def _tables(rule: CountedRule, window: Window, canary: str, stable: str) -> tupl
         case ConfidenceGate():
             ours, theirs = window.of(canary), window.of(stable)
             return (_table(ours.confidence_count, ours.low_confidence, theirs.confidence_count, theirs.low_confidence),)
+        case DriftGate():
+            ours, theirs = window.of(canary), window.of(stable)
+            return (_table(ours.banded, ours.embedding_out_of_band, theirs.banded, theirs.embedding_out_of_band),)
         case LatencyGate():
             ours, theirs = window.warm.get(canary, Counters()), window.warm.get(stable, Counters())
-            pairs = range(len(COMPARED_LATENCIES_SECONDS))
-            return tuple(
-                _table(
-                    ours.latency_count,
-                    ours.latency_count - ours.within[2 * pair + 1],  # slower than 1.1·b
-                    theirs.latency_count,
-                    theirs.latency_count - theirs.within[2 * pair],  # slower than b
-                )
-                for pair in pairs
-            )
+            return tuple(_slower(ours, theirs, 2 * pair) for pair in range(len(COMPARED_LATENCIES_SECONDS)))
         case _:
             assert_never(rule)
 
 
+def _slower(ours: Counters, theirs: Counters, bound: int) -> Table:
+    """Canary slower than 1.1·b against stable slower than b. Says nothing where one of the versions does not count by that bound."""
+    ours_within, theirs_within = ours.within[bound + 1], theirs.within[bound]
+    if math.isnan(ours_within) or math.isnan(theirs_within):
+        return Table(0, 0, 0, 0)
+    ours_slower, theirs_slower = ours.latency_count - ours_within, theirs.latency_count - theirs_within
+    return _table(ours.latency_count, ours_slower, theirs.latency_count, theirs_slower)
+
+
 def _table(canary_total: float, canary_bad: float, stable_total: float, stable_bad: float) -> Table:
     """Counters of one scrape may be a request apart from each other: what is bad is at most what there is."""
-    ours, theirs = math.floor(canary_total), math.floor(stable_total)
-    return Table(ours, min(ours, max(0, round(canary_bad))), theirs, min(theirs, max(0, round(stable_bad))))
+    fewer = min(1.0, _MOST_REQUESTS / max(1.0, canary_total + stable_total))
+    ours, theirs = math.floor(canary_total * fewer), math.floor(stable_total * fewer)
+    ours_bad, theirs_bad = round(canary_bad * fewer), round(stable_bad * fewer)
+    return Table(ours, min(ours, max(0, ours_bad)), theirs, min(theirs, max(0, theirs_bad)))
 
 
 def _tolerances(rule: CountedRule, pods: tuple[Counters, ...]) -> tuple[float, ...]:
-    """What the gate tolerates, or how far stable's own pods lastingly are from each other, if that is more."""
+    """What the gate tolerates for each table, or how far stable's own pods lastingly are from each other, if that is more."""
+    if not pods:
+        return tuple(_least_tolerance(rule) for _ in _pod_counts(rule, Counters()))
+    counts = np.array([_pod_counts(rule, pod) for pod in pods])  # (pods, tables, 2)
+    apart = pod_tolerances(counts[:, :, 0].T, counts[:, :, 1].T)
+    return tuple(max(_least_tolerance(rule), float(each)) for each in apart)
+
+
+def _least_tolerance(rule: CountedRule) -> float:
+    match rule:
+        case ErrorRateGate() | DriftGate():
+            return rule.tolerance
+        case ConfidenceGate():
+            return DEFAULT_CONFIDENCE_TOLERANCE if rule.tolerance is None else rule.tolerance
+        case LatencyGate():
+            return 1.0  # its tolerance is in time: canary slower than 1.1·b against stable slower than b
+        case _:
+            assert_never(rule)
+
+
+def _pod_counts(rule: CountedRule, pod: Counters) -> list[tuple[float, float]]:
+    """One pod's bad requests and all of them, for each table that the gate makes."""
     match rule:
         case ErrorRateGate():
-            apart = pod_tolerance([pod.errors for pod in pods], [pod.requests for pod in pods])
-            return (max(rule.tolerance, apart),)
+            return [(pod.errors, pod.requests)]
         case ConfidenceGate():
-            apart = pod_tolerance([pod.low_confidence for pod in pods], [pod.confidence_count for pod in pods])
-            return (max(rule.tolerance, apart),)
+            return [(pod.low_confidence, pod.confidence_count)]
+        case DriftGate():
+            return [(pod.embedding_out_of_band, pod.banded)]
         case LatencyGate():
-            counts = [pod.latency_count for pod in pods]
-            return tuple(
-                pod_tolerance([pod.latency_count - pod.within[2 * pair] for pod in pods], counts)
-                for pair in range(len(COMPARED_LATENCIES_SECONDS))
-            )
+            return [(pod.latency_count - within, pod.latency_count) for within in pod.within[::2]]
         case _:
             assert_never(rule)

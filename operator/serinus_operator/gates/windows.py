@@ -26,7 +26,8 @@ _NO_WARM_UP: Final = timedelta()
 class Counters:
     """Cumulative counters of one pod, or their differences over a window. Seconds for sums of time.
 
-    `within` counts the requests that took at most b, then at most 1.1·b, for each of COMPARED_LATENCIES_SECONDS.
+    `within` counts the requests that took at most b, then at most 1.1·b, for each of COMPARED_LATENCIES_SECONDS; NaN for a bound that a
+    pod does not count by. `banded` are the texts whose model has a reference band to be outside of.
     """
 
     requests: float = 0.0
@@ -36,6 +37,9 @@ class Counters:
     confidence: float = 0.0
     confidence_count: float = 0.0
     low_confidence: float = 0.0
+    banded: float = 0.0
+    input_out_of_band: float = 0.0
+    embedding_out_of_band: float = 0.0
     within: tuple[float, ...] = NO_BUCKETS
 
     def __add__(self, other: Counters) -> Counters:
@@ -54,6 +58,9 @@ class Counters:
             combine(self.confidence, other.confidence),
             combine(self.confidence_count, other.confidence_count),
             combine(self.low_confidence, other.low_confidence),
+            combine(self.banded, other.banded),
+            combine(self.input_out_of_band, other.input_out_of_band),
+            combine(self.embedding_out_of_band, other.embedding_out_of_band),
             tuple(combine(one, another) for one, another in zip(self.within, other.within, strict=True)),
         )
 

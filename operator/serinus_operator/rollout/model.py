@@ -81,6 +81,7 @@ class Canary:
     started_at: datetime
     ready: int = 0
     verified: bool = False
+    confidence_odds_ratio: float | None = None  # as verify measured it
     paused: bool = False  # by a person's command
     ending: Result | None = None
     reason: str = ""

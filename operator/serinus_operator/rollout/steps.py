@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
+from serinus_contract.verification import CONFIDENCE_ODDS_RATIO
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import registry_moves
 from serinus_operator.rollout.draft import Draft
@@ -86,7 +87,8 @@ def _verified(draft: Draft) -> bool:
         elif not job.report.passed:
             end(draft, Result.ROLLED_BACK, f"verify: {job.report.reason}")
         else:
-            draft.update(canary=replace(canary, verified=True))
+            odds_ratio = job.report.measured.get(CONFIDENCE_ODDS_RATIO)
+            draft.update(canary=replace(canary, verified=True, confidence_odds_ratio=odds_ratio))
             draft.say("Verified", f"revision {canary.revision}: {job.report.reason}")
             draft.look_again(draft.now)
         return False
