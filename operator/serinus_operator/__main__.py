@@ -18,6 +18,7 @@ from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, SerinusError
 from serinus_operator.kube import connect
 from serinus_operator.lease import Lease
+from serinus_operator.metrics import Metrics
 from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.reconcile import Reconciler, Surroundings
@@ -55,13 +56,17 @@ async def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     lease = Lease(kube, settings.own_namespace, "serinus-operator", settings.identity, _now)
+    cache = Cache()
+    metrics = Metrics(cache)
+    prometheus_client.REGISTRY.register(metrics)
     around = Surroundings(
         kube,
-        Cache(),
+        cache,
         {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()},
         Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
         settings,
         Notifier(settings.notify_url),
+        metrics,
         _now,
     )
     tasks = [asyncio.create_task(task) for task in (stop.wait(), _hold(lease, _lead(settings, around, stop)))]

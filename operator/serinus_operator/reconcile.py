@@ -20,6 +20,7 @@ from serinus_operator.gates.judge import Evidence, GateVerdict, Restarts, Verdic
 from serinus_operator.gates.windows import Window, subtract
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import MANAGED_BY, Defaults, Release, served_revisions
+from serinus_operator.metrics import Metrics
 from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.registry import ModelView, Registry, resolve, says, unresolved
@@ -47,6 +48,7 @@ class Surroundings:
     prometheus: Prometheus
     settings: Settings
     notifier: Notifier
+    metrics: Metrics
     clock: Clock
 
 
@@ -125,6 +127,7 @@ class Reconciler:
             await self._store_status(stored, decided.status)
             for event in decided.events:
                 around.notifier.tell(release, event, around.clock())
+                around.metrics.rollout_ended((release.namespace, release.name), event.reason)
             await writer.report(decided.events, around.clock())
 
     async def _observe(self, spec: Spec, status: Status, release_json: JSON, now: datetime) -> Observed:
@@ -156,7 +159,14 @@ class Reconciler:
         async with self._view_locks.setdefault(name, asyncio.Lock()):
             if name in self._views and now - self._views[name][0] < self._around.settings.registry_poll:
                 return self._views[name][1]
-            view = await self._around.registries[spec.model.registry].view(spec.model.name)
+            try:
+                view = await self._around.registries[spec.model.registry].view(spec.model.name)
+            except SerinusError as error:
+                answered = not isinstance(error, Unavailable)
+                metrics = self._around.metrics
+                (metrics.registry_answered if answered else metrics.registry_failed)(spec.model.registry, now)
+                raise
+            self._around.metrics.registry_answered(spec.model.registry, now)
             self._views[name] = (now, view)
             return view
 
