@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from serinus_operator.cache import Cache, Key
-from serinus_operator.errors import SerinusError
+from serinus_operator.errors import SerinusError, Unavailable
+from serinus_operator.metrics import Metrics
 from serinus_operator.registry import ModelView, Registry
 from serinus_operator.rollout.model import RegistryIntent
 
@@ -35,8 +37,16 @@ class _Seen:
 class RegistryWatch:
     """The last view of each model that a release names."""
 
-    def __init__(self, registries: Mapping[str, Registry], cache: Cache, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        registries: Mapping[str, Registry],
+        cache: Cache,
+        poll_seconds: float,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
         self._registries, self._cache, self._poll_seconds = registries, cache, poll_seconds
+        self._metrics, self._clock = metrics, clock
         self._seen: dict[Model, _Seen] = {}
         self._locks: dict[Model, asyncio.Lock] = {}
 
@@ -104,7 +114,8 @@ class RegistryWatch:
 
     def _keep(self, model: Model, found: ModelView | SerinusError, mark: Any = None) -> bool:
         """Remembers what was read. Returns whether it says something else than before."""
-        before = self._seen.get(model)
+        before, answered = self._seen.get(model), not isinstance(found, Unavailable)
+        (self._metrics.registry_answered if answered else self._metrics.registry_failed)(model[0], self._clock())
         self._seen[model] = _Seen(found, asyncio.get_running_loop().time(), mark)
         return before is None or _says(before.found) != _says(found)
 
