@@ -59,8 +59,7 @@ def read_reference(folder: Path) -> Reference:
     probes = tuple(json.loads((folder / contract.PROBES_PATH).read_text(encoding="utf-8")))
     profile = None
     if "centroids" in vectors:
-        data = json.loads((folder / contract.PROFILE_PATH).read_text(encoding="utf-8"))
-        profile = Profile(vectors["centroids"], float(data["median_cosine"]), tuple(data["confidence_deciles"]))
+        profile = Profile.read(vectors, json.loads((folder / contract.PROFILE_PATH).read_text(encoding="utf-8")))
     return Reference(probes, vectors["probes"], profile)
 
 

@@ -246,10 +246,10 @@ def _write_reference(
     (target / contract.PROBES_PATH).write_text(json.dumps(list(probes), ensure_ascii=False), encoding="utf-8")
     tensors = {"probes": vectors}
     if reference:
-        profile = make_profile(_encode(encoder, reference))
-        tensors["centroids"] = profile.centroids
-        data = {"median_cosine": profile.median_cosine, "confidence_deciles": profile.confidence_deciles}
-        (target / contract.PROFILE_PATH).write_text(json.dumps(data), encoding="utf-8")
+        lengths = [len(tokens) for tokens in encoder.tokenize(reference)]
+        profile = make_profile(_encode(encoder, reference), lengths)
+        tensors |= profile.tensors()
+        (target / contract.PROFILE_PATH).write_text(json.dumps(profile.figures()), encoding="utf-8")
     save_file(tensors, target / contract.VECTORS_PATH)
 
 
