@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import orjson
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -21,14 +23,16 @@ from serinus_server.edge import Edge, EdgeState, answer_error
 from serinus_server.encoders import Encoder, Vectors
 from serinus_server.errors import OtherSpace, ServerError
 from serinus_server.loading import Model
+from serinus_server.observing import Observer, Prediction, tell
 from serinus_server.package import Reference
 from serinus_server.schemas import DOCS, EmbeddingRequest, parse_openai, parse_predict
 from serinus_server.settings import Settings
 from serinus_server.telemetry import Telemetry
 
 
-def build(settings: Settings, model: Model, encoder: Encoder, reference: Reference, state: EdgeState) -> ASGIApp:
-    """The whole server for a model that has been loaded."""
+def build(settings: Settings, model: Model, encoder: Encoder, reference: Reference, state: EdgeState,
+          observers: Sequence[Observer] = ()) -> ASGIApp:  # fmt: skip
+    """The whole server for a model that has been loaded. `observers` are told of every prediction after its answer has left."""
     telemetry = Telemetry()
     space = model.manifest.space
     telemetry.model_info.labels(model.name, model.version, space, model.manifest.digest, encoder.backend).set(1)
@@ -49,11 +53,13 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
         telemetry.ready_at.set_to_current_time()
         yield
         await batcher.stop()
+        for observer in observers:
+            await observer.close()
 
     app = FastAPI(title="Serinus embedding server", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(ServerError, answer_error)
 
-    async def encode(request: Request, asked: EmbeddingRequest) -> tuple[Vectors, list[float] | None, int]:
+    async def encode(request: Request, asked: EmbeddingRequest) -> tuple[Vectors, list[float] | None, list[int]]:
         pinned = request.headers.get(SPACE_HEADER)
         if pinned is not None and pinned != space:
             raise OtherSpace(f"space {pinned} is not served here; this is space {space}")
@@ -67,8 +73,19 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
             telemetry.low_confidence.inc(sum(value < lowest for value in confidence))
         return vectors, confidence, tokens
 
+    async def after(
+        request: Request, texts: list[str], vectors: Vectors, confidence: list[float] | None, tokens: list[int]
+    ) -> None:
+        latency_seconds = time.perf_counter() - request.state.began
+        tell(observers, [
+            Prediction(request.state.request_id, index, space, tokens[index], len(text), latency_seconds,
+                       confidence[index] if confidence else None, vectors[index], text)
+            for index, text in enumerate(texts)
+        ])  # fmt: skip
+
     async def predict(request: Request) -> Response:
-        vectors, confidence, _ = await encode(request, parse_predict(await request.body(), settings))
+        asked = parse_predict(await request.body(), settings)
+        vectors, confidence, tokens = await encode(request, asked)
         served = {"name": model.name, "version": model.version, "space": space}
         answer = {
             "embeddings": vectors,
@@ -76,17 +93,18 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
             "model": served,
             "request_id": request.state.request_id,
         }
-        return _json(answer)
+        return _json(answer, BackgroundTask(after, request, asked.texts, vectors, confidence, tokens))
 
     async def embeddings(request: Request) -> Response:
         asked = parse_openai(await request.body(), settings, encoder.dim)
-        vectors, _, tokens = await encode(request, asked)
+        vectors, confidence, tokens = await encode(request, asked)
         form: Callable[[np.ndarray], Any] = _base64 if asked.base64 else lambda vector: vector
         data = [
             {"object": "embedding", "index": index, "embedding": form(vector)} for index, vector in enumerate(vectors)
         ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return _json({"object": "list", "data": data, "model": model.name, "usage": usage})
+        usage = {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
+        answer = {"object": "list", "data": data, "model": model.name, "usage": usage}
+        return _json(answer, BackgroundTask(after, request, asked.texts, vectors, confidence, tokens))
 
     app.add_route("/predict", predict, methods=["POST"])
     app.add_route("/v1/embeddings", embeddings, methods=["POST"])
@@ -143,8 +161,9 @@ def _add_information(
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _json(answer: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+def _json(answer: dict[str, Any], after: BackgroundTask) -> Response:
+    body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, media_type="application/json", background=after)
 
 
 def _base64(vector: np.ndarray) -> str:

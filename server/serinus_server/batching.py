@@ -68,8 +68,8 @@ class Batcher:
         """Is the encode loop running?"""
         return self._loop_task is not None and not self._loop_task.done()
 
-    async def encode(self, texts: Sequence[str]) -> tuple[Vectors, int]:
-        """Vectors (len(texts), dim) and the number of tokens. Raises Overloaded, EncoderFailed, EncoderCrashed."""
+    async def encode(self, texts: Sequence[str]) -> tuple[Vectors, list[int]]:
+        """Vectors (len(texts), dim) and the tokens of each text. Raises Overloaded, EncoderFailed, EncoderCrashed."""
         loop = asyncio.get_running_loop()
         token_lists = await loop.run_in_executor(self._tokenize_thread, self._encoder.tokenize, texts)
         total = sum(len(tokens) for tokens in token_lists)
@@ -93,7 +93,7 @@ class Batcher:
                 item.answer.cancel()
         for tokens in token_lists:
             self._telemetry.input_tokens.observe(len(tokens))
-        return np.stack(vectors), total
+        return np.stack(vectors), [len(tokens) for tokens in token_lists]
 
     def _admit(self, tokens: int) -> None:
         self._admitted_tokens += tokens

@@ -54,7 +54,7 @@ class Edge:
             return
         began = time.perf_counter()
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, began=began)
         headers = [*self._headers, (REQUEST_ID_HEADER.encode(), request_id.encode())]
         if self._is_due(scope):
             headers.append((b"connection", b"close"))
