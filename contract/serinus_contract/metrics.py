@@ -24,6 +24,9 @@ QUEUE_TOKENS: Final = "serinus_queue_tokens"  # gauge
 GPU_RESERVED_BYTES: Final = "serinus_gpu_memory_reserved_bytes"  # gauge; 0 without a GPU
 GPU_ALLOCATED_BYTES: Final = "serinus_gpu_memory_allocated_bytes"  # gauge
 MODEL_INFO: Final = "serinus_model_info"  # gauge, always 1; labels model, version, space, digest, backend
+PREDICTION_LOG_WRITTEN_TOTAL: Final = "serinus_prediction_log_written_total"  # counter of rows
+PREDICTION_LOG_DROPPED_TOTAL: Final = "serinus_prediction_log_dropped_total"  # counter of rows, when the queue was full
+PREDICTION_LOG_QUEUE_ROWS: Final = "serinus_prediction_log_queue_rows"  # gauge, rows that wait to be written
 
 LATENCY_BOUNDS_SECONDS: Final = (
     *(0.0025, 0.005, 0.0055, 0.010, 0.011, 0.020, 0.022, 0.030, 0.033, 0.050, 0.055, 0.080, 0.088),

@@ -29,6 +29,10 @@ REVISION_ENV: Final = "SERINUS_REVISION"
 DRAIN_SECONDS_ENV: Final = "SERINUS_DRAIN_SECONDS"
 DIGEST_ENV: Final = "SERINUS_MODEL_DIGEST"
 VERIFY_AGAINST_ENV: Final = "SERINUS_VERIFY_AGAINST"
+PREDICTION_LOG_ENV: Final = "SERINUS_PREDICTION_LOG"
+
+# Secret in a release's namespace whose key `url` is the prediction log's sink; without it nothing is logged.
+PREDICTION_LOG_SECRET: Final = "serinus-prediction-log"
 
 # Tags that `serinus-server register` writes on a model version and the operator reads.
 DIGEST_TAG: Final = "serinus.digest"
@@ -40,3 +44,4 @@ HTTP_PORT_NAME: Final = "http"
 REQUEST_ID_HEADER: Final = "x-request-id"
 MODEL_VERSION_HEADER: Final = "x-model-version"
 SPACE_HEADER: Final = "x-embedding-space"
+DOCUMENT_IDS_HEADER: Final = "x-document-ids"  # comma-separated, one for each text; goes into the prediction log

@@ -241,6 +241,7 @@ def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> 
         names.REVISION_ENV: revision.revision,
         names.DRAIN_SECONDS_ENV: str(drain_seconds),
     }
+    logging_to = {"secretKeyRef": {"name": names.PREDICTION_LOG_SECRET, "key": "url", "optional": True}}
     return dict(spec.serving.template.get("spec", {})) | {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -258,7 +259,10 @@ def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> 
                 "image": spec.serving.image or defaults.image,
                 "imagePullPolicy": defaults.image_pull_policy,
                 "args": ["serve"],
-                "env": [{"name": name, "value": value} for name, value in environment.items()],
+                "env": [
+                    *({"name": name, "value": value} for name, value in environment.items()),
+                    {"name": names.PREDICTION_LOG_ENV, "valueFrom": logging_to},
+                ],
                 "resources": dict(spec.serving.resources),
                 "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
                 "securityContext": {

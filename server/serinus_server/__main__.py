@@ -1,4 +1,4 @@
-"""`serinus-server`: serve, register, verify. Heavy imports stay inside the command that needs them."""
+"""`serinus-server`: serve, register, verify, log. Heavy imports stay inside the command that needs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
+from serinus_contract.names import PREDICTION_LOG_ENV
 from serinus_server.errors import ServerError
+from serinus_server.prediction_log.cli import log
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,8 +21,13 @@ def cli() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
+cli.add_command(log)
+
+
 @cli.command()
-def serve() -> None:
+@click.option("--prediction-log", envvar=PREDICTION_LOG_ENV, show_envvar=True,
+              help="chdb:FOLDER, clickhouse://USER:PASSWORD@HOST:PORT/DATABASE or jsonl:FILE. Default: nothing is logged.")  # fmt: skip
+def serve(prediction_log: str | None) -> None:
     """Serve the model that MLFLOW_MODEL_URI names, on port 8001.
 
     MLFLOW_MODEL_URI is models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/STAGE, or a folder that `register` packaged.
@@ -28,7 +35,7 @@ def serve() -> None:
     from serinus_server.serving import serve as run
     from serinus_server.settings import Settings
 
-    run(Settings())  # type: ignore[call-arg]
+    run(Settings(prediction_log=prediction_log))  # type: ignore[call-arg]
 
 
 @cli.command()

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from serinus_contract.names import MODEL_VERSION_HEADER, SPACE_HEADER
+from serinus_contract.names import DOCUMENT_IDS_HEADER, MODEL_VERSION_HEADER, SPACE_HEADER
 from serinus_server.batching import Batcher
 from serinus_server.edge import Edge, EdgeState, answer_error
 from serinus_server.encoders import Encoder, Vectors
@@ -34,6 +34,8 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
           observers: Sequence[Observer] = ()) -> ASGIApp:  # fmt: skip
     """The whole server for a model that has been loaded. `observers` are told of every prediction after its answer has left."""
     telemetry = Telemetry()
+    for observer in observers:
+        telemetry.registry.register(observer)
     space = model.manifest.space
     telemetry.model_info.labels(model.name, model.version, space, model.manifest.digest, encoder.backend).set(1)
     telemetry.gpu_reserved.set_function(lambda: encoder.memory_bytes()[0])
@@ -77,9 +79,10 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
         request: Request, texts: list[str], vectors: Vectors, confidence: list[float] | None, tokens: list[int]
     ) -> None:
         latency_seconds = time.perf_counter() - request.state.began
+        ids = _document_ids(request, len(texts))
         tell(observers, [
             Prediction(request.state.request_id, index, space, tokens[index], len(text), latency_seconds,
-                       confidence[index] if confidence else None, vectors[index], text)
+                       confidence[index] if confidence else None, vectors[index], text, ids[index])
             for index, text in enumerate(texts)
         ])  # fmt: skip
 
@@ -159,6 +162,13 @@ def _add_information(
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document_ids(request: Request, texts: int) -> list[str]:
+    """The client's names of its texts, where it sent as many as texts."""
+    given = request.headers.get(DOCUMENT_IDS_HEADER, "")
+    ids = [each.strip() for each in given.split(",")] if given else []
+    return ids if len(ids) == texts else [""] * texts
 
 
 def _json(answer: dict[str, Any], after: BackgroundTask) -> Response:

@@ -6,11 +6,12 @@ reached its age, and every connection while draining, is closed with the answer 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
+import secrets
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -32,9 +33,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class EdgeState:
-    """Shared with the process: draining is set by SIGTERM."""
+    """Shared with the process: draining is set by SIGTERM. Request ids are `instance`, which names the process, and a number."""
 
     draining: bool = False
+    instance: str = field(default_factory=lambda: secrets.token_hex(4))
+    requests: Iterator[int] = field(default_factory=itertools.count)
     closes_at: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
@@ -53,7 +56,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = _given_id(scope) or f"{self._state.instance}-{next(self._state.requests)}"
         scope.setdefault("state", {}).update(request_id=request_id, began=began)
         headers = [*self._headers, (REQUEST_ID_HEADER.encode(), request_id.encode())]
         if self._is_due(scope):
@@ -120,8 +123,8 @@ async def answer_error(_: Request, error: Exception) -> Response:
     return Response(orjson.dumps({"error": {"code": code, "message": str(error)}}), status, headers, "application/json")
 
 
-def _request_id(scope: Scope) -> str:
-    """The client's own id where it is printable and short, else a new one."""
+def _given_id(scope: Scope) -> str:
+    """The client's own id where it is printable and short, else nothing."""
     given = next((value for name, value in scope["headers"] if name == REQUEST_ID_HEADER.encode()), b"")
     text: str = given.decode("latin-1")
-    return text if text.isascii() and text.isprintable() and 0 < len(text) <= _MAX_ID_CHARACTERS else uuid.uuid4().hex
+    return text if text.isascii() and text.isprintable() and len(text) <= _MAX_ID_CHARACTERS else ""

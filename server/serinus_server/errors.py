@@ -49,6 +49,10 @@ class ModelUnavailable(ServerError):
     """The model could not be fetched, or is not what its manifest says."""
 
 
+class LogUnavailable(ServerError):
+    """The prediction log cannot be written or read now; no prediction fails because of it."""
+
+
 STATUS: Final[dict[type[ServerError], tuple[int, str]]] = {
     BadRequest: (400, "bad_request"),
     InvalidInput: (422, "invalid_input"),

@@ -6,9 +6,11 @@ Nothing here may delay or fail an answer: observers are called when the client h
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from prometheus_client.metrics_core import Metric
 
 from serinus_server.encoders import Vectors
 
@@ -31,6 +33,7 @@ class Prediction:
     confidence: float | None
     vector: Vectors
     text: str | None
+    document_id: str = ""  # the client's own name for the text
 
 
 class Observer(Protocol):
@@ -38,6 +41,9 @@ class Observer(Protocol):
 
     def observe(self, predictions: Sequence[Prediction]) -> None:
         """The texts of one request, in its order."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Its metrics, as Prometheus' registry asks for them at each scrape."""
 
     async def close(self) -> None:
         """The last request has been answered: write what is still held."""

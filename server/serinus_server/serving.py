@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from socket import socket
 from types import FrameType
 
@@ -12,8 +13,10 @@ import uvicorn
 from serinus_server.app import build
 from serinus_server.edge import EdgeState
 from serinus_server.encoders.choice import load_encoder
-from serinus_server.loading import fetch
+from serinus_server.loading import Model, fetch
+from serinus_server.observing import Observer
 from serinus_server.package import read_reference
+from serinus_server.prediction_log.recorder import LogSettings, Recorder
 from serinus_server.settings import Settings
 
 _LONGEST_REQUEST_SECONDS = 30
@@ -50,11 +53,15 @@ class DrainingServer(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serves until a signal. Raises ModelUnavailable, UnsafeModel when there is nothing to serve."""
+    logging_to = _log_settings(settings)
     model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
     log.info("serving %s version %s, space %s", model.name, model.version, model.manifest.space)
     encoder = load_encoder(settings.backend, model.folder, model.manifest, settings.threads)
     state = EdgeState()
-    app = build(settings, model, encoder, read_reference(model.folder), state)
+    observers: list[Observer] = []
+    if logging_to is not None:
+        observers.append(_recorder(logging_to, settings, model, state))
+    app = build(settings, model, encoder, read_reference(model.folder), state, observers)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -66,3 +73,21 @@ def serve(settings: Settings) -> None:
         server_header=False,
     )
     DrainingServer(config, state, settings.drain_seconds).run()
+
+
+def _log_settings(settings: Settings) -> LogSettings | None:
+    """Read before the model is fetched: a sink that cannot be meant is said at once. Raises ValueError."""
+    if settings.prediction_log is None:
+        return None
+    return LogSettings(
+        settings.prediction_log,
+        settings.prediction_log_days,
+        settings.prediction_log_queue_rows,
+        settings.prediction_log_texts,
+        settings.prediction_log_embeddings,
+    )
+
+
+def _recorder(chosen: LogSettings, settings: Settings, model: Model, state: EdgeState) -> Recorder:
+    served = {"release": settings.release, "revision": settings.revision, "model_version": model.version}
+    return Recorder(chosen, state.instance, served, time.time)  # noqa: TID251 - rows carry the time of day

@@ -54,4 +54,28 @@ class Settings(BaseSettings):
         alias="SERINUS_QUEUE_SECONDS",
         description="expected wait at the measured throughput beyond which a request gets 429",
     )
+    prediction_log: str | None = Field(
+        default=None,
+        alias=names.PREDICTION_LOG_ENV,
+        description="chdb:FOLDER, clickhouse://USER:PASSWORD@HOST:PORT/DATABASE or jsonl:FILE; none: nothing is logged",
+    )
+    prediction_log_days: int = Field(
+        default=30, gt=0, alias="SERINUS_PREDICTION_LOG_DAYS", description="how long chDB and ClickHouse keep rows"
+    )
+    prediction_log_queue_rows: int = Field(
+        default=100_000,
+        gt=0,
+        alias="SERINUS_PREDICTION_LOG_QUEUE_ROWS",
+        description="rows that wait; beyond them drops",
+    )
+    prediction_log_texts: bool = Field(
+        default=False, alias="SERINUS_PREDICTION_LOG_TEXTS", description="store the texts: see docs/prediction-log.md"
+    )
+    prediction_log_embeddings: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        alias="SERINUS_PREDICTION_LOG_EMBEDDINGS",
+        description="share of embeddings stored, as int8",
+    )
     connection_age_seconds: float = Field(default=60.0, gt=0, alias="SERINUS_CONNECTION_AGE_SECONDS")

@@ -44,3 +44,12 @@ def test_a_template_makes_another_revision_and_none_leaves_it_as_it_was() -> Non
     plain = target_of(spec().serving, resolved)
     assert target_of(replace(spec().serving, template={}), resolved) == plain
     assert target_of(replace(spec().serving, template=TEMPLATE), resolved).revision != plain.revision
+
+
+def test_pods_log_predictions_where_a_secret_of_their_namespace_says() -> None:
+    (container,) = manifests.deployment(RELEASE, spec(), REVISION, 2, DEFAULTS)["spec"]["template"]["spec"][
+        "containers"
+    ]
+    (variable,) = [each for each in container["env"] if each["name"] == "SERINUS_PREDICTION_LOG"]
+    reference = {"name": "serinus-prediction-log", "key": "url", "optional": True}
+    assert variable["valueFrom"]["secretKeyRef"] == reference

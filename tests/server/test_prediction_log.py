@@ -1,0 +1,338 @@
+"""The recorder, the writer's real process and the real sinks; ClickHouse's HTTP interface is played at the wire, with chDB behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import numpy as np
+import pytest
+from tests.server.conftest import start, stop
+
+from serinus_server.observing import Prediction
+from serinus_server.prediction_log.recorder import LogSettings, Recorder
+from serinus_server.prediction_log.sinks import ClickHouseTarget, parse_target
+
+SERVED = {"release": "embedder", "revision": "abc12", "model_version": "7"}
+VECTOR = np.full(4, 0.5, dtype=np.float32)
+
+
+def prediction(number: int, **changes: Any) -> Prediction:
+    fields: dict[str, Any] = {
+        "request_id": f"a1b2c3d4-{number}", "index": 0, "space": "space-1", "tokens": 12, "characters": 50 + number % 7,
+        "latency_seconds": 0.009 + number % 100 / 1e4, "confidence": 0.9, "vector": VECTOR, "text": f"text {number}",
+    }  # fmt: skip
+    return Prediction(**{**fields, **changes})
+
+
+def recorder(sink: str, **settings: Any) -> Recorder:
+    return Recorder(LogSettings(sink, **settings), "a1b2c3d4", SERVED, time.time)
+
+
+def counted(recorder: Recorder) -> dict[str, float]:
+    return {
+        metric.name.removeprefix("serinus_prediction_log_"): metric.samples[0].value for metric in recorder.collect()
+    }
+
+
+async def eventually(recorder: Recorder, deadline_seconds: float = 30, **wanted: float) -> None:
+    ends_at = time.monotonic() + deadline_seconds
+    while not wanted.items() <= counted(recorder).items():
+        assert time.monotonic() < ends_at, counted(recorder)
+        await asyncio.sleep(0.05)
+
+
+def query(sink: str, *arguments: str) -> list[dict[str, Any]]:
+    """`serinus-server log query`, as people run it."""
+    command = [sys.executable, "-m", "serinus_server", "log", "query", "--prediction-log", sink, "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+async def asked(sink: str, *arguments: str) -> list[dict[str, Any]]:
+    return await asyncio.to_thread(query, sink, *arguments)
+
+
+@pytest.mark.integration
+async def test_what_was_predicted_is_found_while_it_is_written_and_after(tmp_path: Path) -> None:
+    sink = f"chdb:{tmp_path}"
+    log = recorder(sink, embedding_share=1.0)
+    log.observe([prediction(number) for number in range(300)])
+    log.observe([prediction(0, request_id="mine", document_id="doc-9", latency_seconds=3.0, confidence=None)])
+    await eventually(log, written=301)
+    (slowest,) = await asked(sink, "slowest", "--limit", "1")
+    assert (slowest["request_id"], slowest["document_id"], slowest["latency_ms"]) == ("mine", "doc-9", 3000)
+    assert slowest["confidence_of_1"] is None
+    await log.close()
+    (version,) = await asked(sink, "versions")
+    assert (version["release"], version["model_version"], version["texts"]) == ("embedder", "7", 301)
+    (confidence,) = await asked(sink, "confidence", "--every", "1d")
+    assert confidence["mean"] == pytest.approx(0.9, abs=1e-3)
+    own = "SELECT max(request_id) AS id, countIf(text = '') AS textless, any(embedding) AS embedding FROM {table}"
+    (row,) = await asked(sink, "--sql", own)
+    assert row == {"id": "mine", "textless": 301, "embedding": [64, 64, 64, 64]}
+    (minute,) = await asked(
+        sink, "--sql", "SELECT sum(texts) AS texts, max(slowest_us) AS us FROM predictions_by_minute"
+    )
+    assert minute == {"texts": 301, "us": 3_000_000}
+
+
+@pytest.mark.integration
+async def test_a_file_of_json_lines_answers_the_same_questions(tmp_path: Path) -> None:
+    sink = f"jsonl:{tmp_path / 'log' / 'predictions.jsonl'}"
+    log = recorder(sink, texts=True)
+    log.observe([prediction(number) for number in range(300)])
+    await log.close()
+    for question in ("versions", "latency", "confidence", "lengths", "low-confidence"):
+        assert await asked(sink, question), question
+    assert await asked(sink, "gaps") == []
+    (row,) = await asked(sink, "--sql", "SELECT text, release FROM {table} WHERE request = 7")
+    assert row == {"text": "text 7", "release": "embedder"}
+    human = [sys.executable, "-m", "serinus_server", "log", "query", "lengths", "--prediction-log", sink]
+    run = partial(subprocess.run, human, capture_output=True, text=True, timeout=60)
+    shown = (await asyncio.to_thread(run)).stdout
+    assert "Input lengths, by version over time" in shown
+    assert "tokens p90" in shown
+
+
+async def test_a_full_sink_fails_nothing_counts_drops_and_is_used_again_within_10_s(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    file.symlink_to("/dev/full")
+    log = recorder(f"jsonl:{file}", queue_rows=1000)
+    for first in range(0, 3000, 100):
+        log.observe([prediction(first + number) for number in range(100)])
+        await asyncio.sleep(0)
+    assert counted(log) == {"written": 0, "dropped": 2000, "queue_rows": 1000}
+    await asyncio.sleep(1.5)
+    file.unlink()  # room again
+    await eventually(log, deadline_seconds=10, written=1000, dropped=2000, queue_rows=0)
+    log.observe([prediction(3000)])
+    await log.close()
+    (gap,) = await asked(f"jsonl:{file}", "gaps")
+    assert (gap["rows"], gap["missing"]) == (1000, 2000)
+
+
+async def test_a_folder_that_cannot_be_written_is_used_once_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.write_text("a file where the folder should be")
+    log = recorder(f"chdb:{folder}")
+    log.observe([prediction(number) for number in range(10)])
+    await asyncio.sleep(2)
+    assert counted(log) == {"written": 0, "dropped": 0, "queue_rows": 10}
+    folder.unlink()
+    await eventually(log, deadline_seconds=10, written=10)
+    await log.close()
+
+
+@pytest.mark.integration
+async def test_a_killed_writer_loses_nothing_and_writes_nothing_twice(tmp_path: Path) -> None:
+    log = recorder(f"chdb:{tmp_path}")
+    taken = 0
+    for attempt in range(3):
+        for _ in range(20):
+            log.observe([prediction(taken + number) for number in range(500)])
+            taken += 500
+            await asyncio.sleep(0.02)
+        if attempt < 2:
+            os.kill(await asyncio.to_thread(writer_of, os.getpid()), signal.SIGKILL)
+    await eventually(log, written=taken, dropped=0)
+    await log.close()
+    (found,) = await asked(
+        f"chdb:{tmp_path}", "--sql", "SELECT count() AS rows, uniqExact(request) AS requests FROM {table}"
+    )
+    assert found == {"rows": taken, "requests": taken}
+
+
+def writer_of(parent: int) -> int:
+    """The writer's process, once it runs."""
+    ends_at = time.monotonic() + 20
+    while time.monotonic() < ends_at:
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[1]) == parent and b"prediction_log.writer" in (stat.parent / "cmdline").read_bytes():
+                    return int(stat.parent.name)
+            except OSError:
+                continue
+        time.sleep(0.05)
+    raise AssertionError("no writer")
+
+
+def test_a_killed_server_loses_at_most_one_batch(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    code = (
+        "import asyncio, sys; from tests.server.test_prediction_log import prediction, recorder\n"
+        "async def main():\n"
+        "    log = recorder(sys.argv[1])\n"
+        "    for number in range(10**9):\n"
+        "        log.observe([prediction(number)]); await asyncio.sleep(0)\n"
+        "        if number % 1000 == 0: print(number, flush=True)\n"
+        "asyncio.run(main())"
+    )
+    command = [sys.executable, "-c", code, f"jsonl:{file}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as server:
+        assert server.stdout is not None
+        taken = 0
+        while taken < 35_000:
+            taken = int(server.stdout.readline())
+        server.kill()
+        taken = max([taken, *(int(line) for line in server.stdout.read().split())])
+    ends_at = time.monotonic() + 20
+    lines = -1
+    while (now := file.read_bytes().count(b"\n") if file.exists() else 0) != lines or not lines:
+        lines = now
+        assert time.monotonic() < ends_at
+        time.sleep(0.7)
+    assert taken - 10_000 <= lines <= taken + 1000
+
+
+class Server(ThreadingHTTPServer):
+    """ClickHouse's HTTP interface in front of chDB; `up` False answers 503."""
+
+    up = True
+    daemon_threads = True
+
+
+@pytest.fixture
+def clickhouse(tmp_path: Path) -> Iterator[Server]:
+    """chDB cannot be opened twice in a process, so each statement runs in one of its own, on the same folder."""
+    code = (
+        "import sys; from chdb.session import Session; s = Session(sys.argv[1]); sql, fmt = sys.argv[2:4]\n"
+        "data = sys.stdin.buffer.read()\n"
+        "if data:\n"
+        "    with s.send_insert(sql, fmt) as stream: stream.append(data); stream.finish()\n"
+        "else: sys.stdout.buffer.write(s.query(sql, fmt).bytes())"
+    )
+    using = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            asked = parse_qs(urlsplit(self.path).query)
+            if not server.up:
+                self.reply(503, b"down for maintenance")
+                return
+            head, _, data = (asked["query"][0].encode(), b"", body) if "query" in asked else self.split(body)
+            sql, _, form = re.sub(r"\s+", " ", head.decode()).partition(" FORMAT ")
+            with using:
+                command = [sys.executable, "-c", code, str(tmp_path / "clickhouse"), sql, form.strip() or "TSV"]
+                done = subprocess.run(
+                    command, input=data, capture_output=True, timeout=60, env={**os.environ, "TZ": "UTC"}
+                )
+            self.reply(200 if done.returncode == 0 else 500, done.stdout or done.stderr[-300:])
+
+        @staticmethod
+        def split(body: bytes) -> tuple[bytes, bytes, bytes]:
+            return body.partition(b"\n") if body.startswith(b"INSERT") else (body, b"", b"")
+
+        def do_GET(self) -> None:
+            self.reply(200, b"Ok.\n")
+
+        def reply(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.integration
+async def test_clickhouse_down_loses_nothing_and_has_the_rows_when_it_is_back(clickhouse: Server) -> None:
+    sink = f"clickhouse://serinus:secret@127.0.0.1:{clickhouse.server_port}/default"
+    clickhouse.up = False
+    log = recorder(sink)
+    log.observe([prediction(number) for number in range(100)])
+    await asyncio.sleep(1.5)
+    assert counted(log)["written"] == 0
+    clickhouse.up = True
+    await eventually(log, written=100)
+    await log.close()
+    (version,) = await asked(sink, "versions")
+    assert version["texts"] == 100
+
+
+@pytest.mark.parametrize(
+    ("sink", "named"),
+    [
+        ("chdb", "not 'chdb'"),
+        ("kafka:topic", "chdb:FOLDER, clickhouse://"),
+        ("clickhouse://user:secret@/db", "names no host"),
+        ("clickhouse://user:secret@host:99999/db", "Port out of range"),
+        ("chdb:/" + "long/" * 30, "too long"),
+    ],
+)
+def test_a_sink_that_cannot_be_meant_is_refused_without_its_password(sink: str, named: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(named)) as refused:
+        LogSettings(sink)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_clickhouse_url_is_read_whole() -> None:
+    target = parse_target("clickhouse://me:p%40ss@db.example/logs?secure=true")
+    assert target == ClickHouseTarget("db.example", 8443, "logs", "me", "p@ss", True)
+
+
+def test_a_command_that_cannot_read_says_why() -> None:
+    command = [sys.executable, "-m", "serinus_server", "log", "query", "--prediction-log", "jsonl:/nowhere/x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "serinus-server: /nowhere/x is no file\n"
+
+
+@pytest.mark.model
+def test_a_served_prediction_is_in_the_log_with_its_request_id(packaged: Path, tmp_path: Path) -> None:
+    sink = f"chdb:{tmp_path / 'log'}"
+    served = start(
+        packaged,
+        tmp_path / "server.log",
+        SERINUS_PREDICTION_LOG=sink,
+        SERINUS_DRAIN_SECONDS="0",
+        SERINUS_RELEASE="mine",
+    )
+    served.wait_ready()
+    texts, ids = ["An assert statement inserts assertions.", "Boil the potatoes."], {"x-document-ids": "a, b"}
+    answer = httpx.post(f"{served.url}/predict", json={"inputs": texts}, headers=ids, timeout=30)
+    httpx.post(f"{served.url}/v1/embeddings", json={"input": "x", "model": "m"}, timeout=30)
+    assert httpx.post(f"{served.url}/predict", json={"inputs": []}, timeout=30).status_code == 422
+    assert "serinus_prediction_log_queue_rows" in httpx.get(f"{served.url}/metrics", timeout=10).text
+    assert stop(served) == 0, served.log.read_text()
+    wanted = "SELECT request_id, document_id, characters, confidence FROM {table} ORDER BY request, item"
+    first, second, third = query(sink, "--sql", wanted)
+    assert first["request_id"] == second["request_id"] == answer.headers["x-request-id"] != third["request_id"]
+    assert (first["document_id"], second["document_id"], second["characters"]) == ("a", "b", len(texts[1]))
+    assert first["confidence"] == round(answer.json()["confidence"][0] * 65535)
+    (version,) = query(sink, "versions")
+    assert (version["release"], version["model_version"], version["requests"]) == ("mine", "folder", 2)
+
+
+@pytest.mark.model
+def test_a_log_that_cannot_be_meant_stops_the_server_before_it_loads_a_model(tmp_path: Path) -> None:
+    served = start(tmp_path, tmp_path / "server.log", SERINUS_PREDICTION_LOG="kafka:topic")
+    assert served.process.wait(30) == 2
+    assert "the prediction log is chdb:FOLDER" in served.log.read_text()
