@@ -24,6 +24,21 @@ QUEUE_TOKENS: Final = "serinus_queue_tokens"  # gauge
 GPU_RESERVED_BYTES: Final = "serinus_gpu_memory_reserved_bytes"  # gauge; 0 without a GPU
 GPU_ALLOCATED_BYTES: Final = "serinus_gpu_memory_allocated_bytes"  # gauge
 MODEL_INFO: Final = "serinus_model_info"  # gauge, always 1; labels model, version, space, digest, backend
+INPUT_OUT_OF_BAND_TOTAL: Final = (
+    "serinus_input_out_of_band_total"  # counter of texts with a length outside the outer deciles of the reference
+)
+EMBEDDING_OUT_OF_BAND_TOTAL: Final = (
+    "serinus_embedding_out_of_band_total"  # counter of texts whose embedding lies outside the outer deciles
+)
+DRIFT: Final = (
+    "serinus_drift"  # gauge; labels signal (input_length, confidence, embedding), statistic (psi, js, kl, ks, shift)
+)
+DRIFT_FLOOR: Final = "serinus_drift_floor"  # gauge; same labels; what chance exceeds once in 100 000 looks
+DRIFT_LEVEL: Final = "serinus_drift_level"  # gauge; label signal; 0 none, 1 moderate, 2 high; absent with too few texts
+DRIFT_TEXTS: Final = "serinus_drift_effective_texts"  # gauge, Kish's n of the decayed window
+PROBE_COSINE: Final = (
+    "serinus_probe_cosine"  # gauge, lowest cosine of golden probes to the vectors they had at registration
+)
 PREDICTION_LOG_WRITTEN_TOTAL: Final = "serinus_prediction_log_written_total"  # counter of rows
 PREDICTION_LOG_DROPPED_TOTAL: Final = "serinus_prediction_log_dropped_total"  # counter of rows, when the queue was full
 PREDICTION_LOG_QUEUE_ROWS: Final = "serinus_prediction_log_queue_rows"  # gauge, rows that wait to be written

@@ -34,8 +34,8 @@ class Column:
 COLUMNS: Final = (
     Column("ts", "DateTime64(3, 'UTC')", "Delta, ZSTD", "when the answer had left, UTC"),
     Column("instance", "LowCardinality(String)", "", "the server process that answered, new at every start"),
-    Column("sequence", "UInt64", "Delta, ZSTD", "rows that the process had taken before the batch of this row"),
-    Column("request", "UInt64", "Delta, ZSTD", "number of the request in its process; with the instance its id"),
+    Column("sequence", "UInt64", "DoubleDelta, ZSTD", "rows that the process had taken before the batch of this row"),
+    Column("request", "UInt64", "DoubleDelta, ZSTD", "number of the request in its process; with the instance its id"),
     Column("client_request_id", "String", "ZSTD", "the id that the client gave, where it gave one"),
     Column("item", "UInt16", "T64, ZSTD", "place of the text in its request"),
     Column("release", "LowCardinality(String)", "", "ModelRelease"),

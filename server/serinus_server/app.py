@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +21,7 @@ from starlette.types import ASGIApp
 
 from serinus_contract.names import DOCUMENT_IDS_HEADER, MODEL_VERSION_HEADER, SPACE_HEADER
 from serinus_server.batching import Batcher
+from serinus_server.drift import probe_cosine
 from serinus_server.edge import Edge, EdgeState, answer_error
 from serinus_server.encoders import Encoder, Vectors
 from serinus_server.errors import OtherSpace, ServerError
@@ -28,6 +31,9 @@ from serinus_server.package import Reference
 from serinus_server.schemas import DOCS, EmbeddingRequest, parse_openai, parse_predict
 from serinus_server.settings import Settings
 from serinus_server.telemetry import Telemetry
+
+_PROBES = 8  # golden probes that are encoded at the start and every five minutes: a device that went bad shows
+_PROBE_SECONDS = 300.0
 
 
 def build(settings: Settings, model: Model, encoder: Encoder, reference: Reference, state: EdgeState,
@@ -48,12 +54,24 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
         queue_seconds=settings.queue_seconds,
     )
 
+    async def probe() -> None:
+        vectors, _ = await batcher.encode(list(reference.probes[:_PROBES]))
+        telemetry.probe_cosine.set(probe_cosine(vectors, reference.vectors[:_PROBES]))
+
+    async def probe_regularly() -> None:
+        while True:
+            await asyncio.sleep(_PROBE_SECONDS)
+            with contextlib.suppress(ServerError):  # overloaded: the next time
+                await probe()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         batcher.start()
-        await batcher.encode(list(reference.probes[:8]))  # warm: the first request is not the one that pays
+        await probe()  # warm: the first request is not the one that pays
         telemetry.ready_at.set_to_current_time()
+        probing = asyncio.create_task(probe_regularly())
         yield
+        probing.cancel()
         await batcher.stop()
         for observer in observers:
             await observer.close()

@@ -41,6 +41,11 @@ class Profile:
     sample: Vectors
     texts: int
     held_out: int
+    confidence_shares: tuple[
+        float, ...
+    ]  # of those texts in the ten bins between the deciles, a value on a bound above it
+    token_shares: tuple[float, ...]
+    mean_cosine_shares: tuple[float, ...]
 
     def confidence(self, vectors: Vectors) -> Vectors:
         """Confidence of each row of (n, dim) vectors, (n,) float32 in [0, 1]."""
@@ -54,7 +59,8 @@ class Profile:
     def figures(self) -> dict[str, Any]:
         """What of it is stored as JSON."""
         names = ("median_cosine", "confidence_deciles", "token_deciles", "mean_cosine_deciles", "centroid_shares")
-        return {name: getattr(self, name) for name in (*names, "texts", "held_out")}
+        shares = ("confidence_shares", "token_shares", "mean_cosine_shares")
+        return {name: getattr(self, name) for name in (*names, *shares, "texts", "held_out")}
 
     @classmethod
     def read(cls, tensors: dict[str, Vectors], figures: dict[str, Any]) -> Profile:
@@ -77,18 +83,22 @@ def make_profile(vectors: Vectors, tokens: Sequence[int]) -> Profile:
     nearest = (held_out @ centroids.T).max(axis=1)
     median = float(np.median(nearest))
     mean = vectors.mean(axis=0).astype(np.float32)
+    confidence, cosines, lengths = np.clip(nearest / median, 0, 1), held_out @ unit(mean[None])[0], np.asarray(tokens)
     owners = np.bincount((vectors @ centroids.T).argmax(axis=1), minlength=len(centroids))
     return Profile(
         centroids=centroids,
         median_cosine=median,
-        confidence_deciles=_deciles(np.clip(nearest / median, 0, 1)),
-        token_deciles=_deciles(np.asarray(tokens)),
-        mean_cosine_deciles=_deciles(held_out @ unit(mean[None])[0]),
+        confidence_deciles=_deciles(confidence),
+        token_deciles=_deciles(lengths),
+        mean_cosine_deciles=_deciles(cosines),
         centroid_shares=tuple(round(float(share), 6) for share in owners / len(vectors)),
         mean=mean,
         sample=held_out[:_MOST_SAMPLED].copy(),
         texts=len(vectors),
         held_out=len(held_out),
+        confidence_shares=_shares(confidence),
+        token_shares=_shares(lengths),
+        mean_cosine_shares=_shares(cosines),
     )
 
 
@@ -119,3 +129,9 @@ def spherical_kmeans(vectors: Vectors, k: int, seed: int = 0) -> Vectors:
 
 def _deciles(values: np.ndarray) -> Deciles:
     return tuple(round(float(decile), 6) for decile in np.quantile(values, np.arange(1, 10) / 10))
+
+
+def _shares(values: np.ndarray) -> tuple[float, ...]:
+    """Of the values in the ten bins between their deciles: not a tenth each where values are equal, as lengths are."""
+    bins = np.searchsorted(_deciles(values), values, side="right")
+    return tuple(round(float(count) / len(values), 6) for count in np.bincount(bins, minlength=10))

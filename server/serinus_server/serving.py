@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 
 from serinus_server.app import build
+from serinus_server.drift import Drift
 from serinus_server.edge import EdgeState
 from serinus_server.encoders.choice import load_encoder
 from serinus_server.loading import Model, fetch
@@ -61,7 +62,10 @@ def serve(settings: Settings) -> None:
     observers: list[Observer] = []
     if logging_to is not None:
         observers.append(_recorder(logging_to, settings, model, state))
-    app = build(settings, model, encoder, read_reference(model.folder), state, observers)
+    reference = read_reference(model.folder)
+    if reference.profile is not None:
+        observers.append(Drift(reference.profile, settings.drift_half_life_seconds))
+    app = build(settings, model, encoder, reference, state, observers)
     config = uvicorn.Config(
         app,
         host=settings.host,

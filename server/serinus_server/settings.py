@@ -78,4 +78,10 @@ class Settings(BaseSettings):
         alias="SERINUS_PREDICTION_LOG_EMBEDDINGS",
         description="share of embeddings stored, as int8",
     )
+    drift_half_life_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        alias="SERINUS_DRIFT_HALF_LIFE_SECONDS",
+        description="after which a text weighs half in drift",
+    )
     connection_age_seconds: float = Field(default=60.0, gt=0, alias="SERINUS_CONNECTION_AGE_SECONDS")

@@ -42,6 +42,9 @@ class Telemetry:
         self.queue_tokens = Gauge(contract.QUEUE_TOKENS, "Tokens admitted and not yet answered", registry=self.registry)
         self.gpu_reserved = Gauge(contract.GPU_RESERVED_BYTES, "Held by the allocator", registry=self.registry)
         self.gpu_allocated = Gauge(contract.GPU_ALLOCATED_BYTES, "In use by tensors", registry=self.registry)
+        self.probe_cosine = Gauge(
+            contract.PROBE_COSINE, "Lowest cosine of golden probes to their vectors", registry=self.registry
+        )
         labels = ["model", "version", "space", "digest", "backend"]
         self.model_info = Gauge(contract.MODEL_INFO, "What is served", labels, registry=self.registry)
         for route in HOT_ROUTES:

@@ -154,6 +154,11 @@ def test_metrics_have_the_contracts_names(served: Served) -> None:
         'serinus_requests_total{code="500",route="/predict"} 0.0',
         "serinus_request_duration_seconds_sum",
         "serinus_confidence_count",
+        "serinus_probe_cosine 1.0",
+        "serinus_drift_effective_texts",
+        'serinus_drift{signal="embedding",statistic="shift"}',
+        "serinus_input_out_of_band_total",
+        "serinus_embedding_out_of_band_total",
     ):
         assert name in shown
 

@@ -71,7 +71,8 @@ class Recorder:
         self._batches: deque[Batch] = deque()  # not yet known to be written, oldest first
         self._sent = 0  # batches of those that the present writer has
         self._waiting_rows = 0  # in the batches
-        self._taken = self._written = self._dropped = 0
+        self._taken = self._dropped = 0
+        self.written = 0  # rows that the sink has
         self._wake = asyncio.Event()
         self._closing = False
         self._run_task: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Recorder:
 
     def collect(self) -> Iterator[Metric]:
         """The log's metrics, for Prometheus' registry."""
-        yield CounterMetricFamily(PREDICTION_LOG_WRITTEN_TOTAL, "Rows written to the sink", value=self._written)
+        yield CounterMetricFamily(PREDICTION_LOG_WRITTEN_TOTAL, "Rows written to the sink", value=self.written)
         yield CounterMetricFamily(
             PREDICTION_LOG_DROPPED_TOTAL, "Rows dropped because the queue was full", value=self._dropped
         )
@@ -210,7 +211,7 @@ class Recorder:
             batch = self._batches.popleft()
             self._sent -= 1
             self._waiting_rows -= batch.count
-            self._written += batch.count
+            self.written += batch.count
 
     async def _end(self, writer: asyncio.subprocess.Process, answers: asyncio.Task[None]) -> None:
         """No more batches for this writer. It is left to finish what it has, or killed when it does not."""
