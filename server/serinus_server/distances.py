@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -48,6 +49,7 @@ def psi_by_chance(seen: float, reference: float, bins: int, probability: float) 
     return (1 / seen + 1 / reference) * chi_square_quantile(bins - 1, probability)
 
 
+@cache
 def chi_square_quantile(degrees: float, probability: float) -> float:
     """The value that χ² with (also fractional) degrees of freedom exceeds with this probability. By bisection, to 1e-12 of itself."""
     low, high = 0.0, degrees + 1.0
