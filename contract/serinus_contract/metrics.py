@@ -24,12 +24,6 @@ QUEUE_TOKENS: Final = "serinus_queue_tokens"  # gauge
 GPU_RESERVED_BYTES: Final = "serinus_gpu_memory_reserved_bytes"  # gauge; 0 without a GPU
 GPU_ALLOCATED_BYTES: Final = "serinus_gpu_memory_allocated_bytes"  # gauge
 MODEL_INFO: Final = "serinus_model_info"  # gauge, always 1; labels model, version, space, digest, backend
-INPUT_OUT_OF_BAND_TOTAL: Final = (
-    "serinus_input_out_of_band_total"  # counter of texts with a length outside the outer deciles of the reference
-)
-EMBEDDING_OUT_OF_BAND_TOTAL: Final = (
-    "serinus_embedding_out_of_band_total"  # counter of texts whose embedding lies outside the outer deciles
-)
 DRIFT: Final = (
     "serinus_drift"  # gauge; labels signal (input_length, confidence, embedding), statistic (psi, js, kl, ks, shift)
 )

@@ -18,6 +18,7 @@ from serinus_operator.cache import KINDS, Cache, Key
 from serinus_operator.errors import Conflict, SerinusError
 from serinus_operator.kube import connect
 from serinus_operator.lease import Lease
+from serinus_operator.metrics import Metrics
 from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
@@ -57,15 +58,18 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     lease = Lease(kube, settings.own_namespace, "serinus-operator", settings.identity, _now)
     cache = Cache()
+    metrics = Metrics(cache, _now)
+    prometheus_client.REGISTRY.register(metrics)
     registries = {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()}
     around = Surroundings(
         kube,
         cache,
-        RegistryWatch(registries, cache, settings.registry_poll.total_seconds()),
+        RegistryWatch(registries, cache, settings.registry_poll.total_seconds(), metrics),
         Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
         Queries(settings.promql_url),
         settings,
         Notifier(settings.notify_url),
+        metrics,
         _now,
     )
     tasks = [asyncio.create_task(task) for task in (stop.wait(), _hold(lease, _lead(settings, around, stop)))]

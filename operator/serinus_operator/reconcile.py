@@ -30,6 +30,7 @@ from serinus_operator.gates.queries import Measurement, fill_in
 from serinus_operator.gates.windows import Window, subtract
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release, served_revisions
+from serinus_operator.metrics import Metrics
 from serinus_operator.notify import ANALYSIS_ALERT, Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
@@ -61,6 +62,7 @@ class Surroundings:
     queries: Queries
     settings: Settings
     notifier: Notifier
+    metrics: Metrics
     clock: Clock
 
 
@@ -159,6 +161,7 @@ class Reconciler:
         await self._store_status(stored, decided.status)
         for event in decided.events:
             around.notifier.tell(release, event, around.clock())
+            around.metrics.rollout_ended((release.namespace, release.name), event.reason)
         await writer.report(decided.events, around.clock())
         return None
 
