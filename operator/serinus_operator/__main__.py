@@ -32,6 +32,8 @@ from serinus_operator.work_queue import WorkQueue
 _WORKERS = 8
 _REST_SECONDS = 0.5  # a release's turns are at least so far apart
 _RECONCILES = prometheus_client.Counter("serinus_operator_reconciles", "Reconciles by outcome", ["outcome"])
+for _outcome in ("done", "conflict", "error"):
+    _RECONCILES.labels(_outcome)
 
 log = logging.getLogger("serinus_operator")
 
