@@ -32,6 +32,8 @@ from serinus_operator.work_queue import WorkQueue
 _WORKERS = 8
 _REST_SECONDS = 0.5  # a release's turns are at least so far apart
 _RECONCILES = prometheus_client.Counter("serinus_operator_reconciles", "Reconciles by outcome", ["outcome"])
+for _outcome in ("done", "conflict", "error"):
+    _RECONCILES.labels(_outcome)
 
 log = logging.getLogger("serinus_operator")
 
@@ -58,13 +60,13 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     lease = Lease(kube, settings.own_namespace, "serinus-operator", settings.identity, _now)
     cache = Cache()
-    registries = {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()}
-    metrics = Metrics(cache)
+    metrics = Metrics(cache, _now)
     prometheus_client.REGISTRY.register(metrics)
+    registries = {name: Registry(each, settings.call_timeout_seconds) for name, each in settings.registries.items()}
     around = Surroundings(
         kube,
         cache,
-        RegistryWatch(registries, cache, settings.registry_poll.total_seconds(), metrics, _now),
+        RegistryWatch(registries, cache, settings.registry_poll.total_seconds(), metrics),
         Prometheus(settings.prometheus_url, settings.call_timeout_seconds),
         Queries(settings.promql_url),
         settings,

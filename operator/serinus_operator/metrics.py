@@ -6,7 +6,7 @@ All but the two counters follow from the stored statuses: a restart of the opera
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -26,8 +26,8 @@ _RELEASE: Final = ("namespace", "release")
 class Metrics:
     """A collector over the cache, and the two things that no status holds: how rollouts ended, and how registries answered."""
 
-    def __init__(self, cache: Cache) -> None:
-        self._cache = cache
+    def __init__(self, cache: Cache, clock: Callable[[], datetime]) -> None:
+        self._cache, self._clock = cache, clock
         self._ended: Counter[tuple[Key, str]] = Counter()
         self._answered_at: dict[str, datetime] = {}
         self._failing_since: dict[str, datetime] = {}
@@ -37,14 +37,14 @@ class Metrics:
         if reason in set(Result):
             self._ended[key, reason] += 1
 
-    def registry_answered(self, registry: str, at: datetime) -> None:
+    def registry_answered(self, registry: str) -> None:
         """The registry answered, be it with a refusal."""
-        self._answered_at[registry] = at
+        self._answered_at[registry] = self._clock()
         self._failing_since.pop(registry, None)
 
-    def registry_failed(self, registry: str, at: datetime) -> None:
+    def registry_failed(self, registry: str) -> None:
         """The registry did not answer."""
-        self._failing_since.setdefault(registry, at)
+        self._failing_since.setdefault(registry, self._clock())
 
     def collect(self) -> Iterator[Metric]:
         """The metrics now."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from serinus_operator.cache import Cache, Key
@@ -37,16 +36,8 @@ class _Seen:
 class RegistryWatch:
     """The last view of each model that a release names."""
 
-    def __init__(
-        self,
-        registries: Mapping[str, Registry],
-        cache: Cache,
-        poll_seconds: float,
-        metrics: Metrics,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._registries, self._cache, self._poll_seconds = registries, cache, poll_seconds
-        self._metrics, self._clock = metrics, clock
+    def __init__(self, registries: Mapping[str, Registry], cache: Cache, poll_seconds: float, metrics: Metrics) -> None:
+        self._registries, self._cache, self._poll_seconds, self._metrics = registries, cache, poll_seconds, metrics
         self._seen: dict[Model, _Seen] = {}
         self._locks: dict[Model, asyncio.Lock] = {}
 
@@ -64,6 +55,7 @@ class RegistryWatch:
         """Makes the registry say what is wanted. Raises SerinusError."""
         view = await self._registries[model[0]].sync(model[1], intent)
         self._seen[model] = _Seen(view, asyncio.get_running_loop().time())
+        self._metrics.registry_answered(model[0])
 
     async def run(self, changed: Callable[[Key], Awaitable[None]]) -> None:
         """Polls for ever and tells the keys of releases whose model has changed."""
@@ -83,6 +75,7 @@ class RegistryWatch:
         if len(models) > _FEW:
             try:
                 marks = await registry.overview()
+                self._metrics.registry_answered(models[0][0])
             except SerinusError as error:
                 return [model for model in models if self._keep(model, error)]
         limit = asyncio.Semaphore(_AT_ONCE)
@@ -114,8 +107,9 @@ class RegistryWatch:
 
     def _keep(self, model: Model, found: ModelView | SerinusError, mark: Any = None) -> bool:
         """Remembers what was read. Returns whether it says something else than before."""
-        before, answered = self._seen.get(model), not isinstance(found, Unavailable)
-        (self._metrics.registry_answered if answered else self._metrics.registry_failed)(model[0], self._clock())
+        before = self._seen.get(model)
+        answered = not isinstance(found, Unavailable)
+        (self._metrics.registry_answered if answered else self._metrics.registry_failed)(model[0])
         self._seen[model] = _Seen(found, asyncio.get_running_loop().time(), mark)
         return before is None or _says(before.found) != _says(found)
 

@@ -270,25 +270,31 @@ def _added(folder: Path, requests: int) -> dict[str, float]:
         return total
 
     latencies: dict[str, list[float]] = {"without": [], "with": []}
-    burnt = dict.fromkeys(latencies, 0.0)
     try:
         for served in servers.values():
             served.wait_ready(120)
         with httpx.Client() as client, Progress(console=Console(stderr=True)) as progress:
+
+            def ask(name: str, index: int) -> float:
+                began = time.perf_counter()
+                body = {"inputs": texts[index % len(texts)]}
+                assert client.post(f"{servers[name].url}/predict", json=body, timeout=30).status_code == 200
+                return time.perf_counter() - began
+
+            for name in servers:
+                for index in range(100):
+                    ask(name, index)
+            while "serinus_prediction_log_queue_rows 0.0" not in client.get(f"{servers['with'].url}/metrics").text:
+                time.sleep(0.5)  # the writer has started
+            before = {name: cpu_seconds(served) for name, served in servers.items()}
             task = progress.add_task("requests with and without the log", total=requests)
-            for block in range(-2, requests // 50):  # the first two are for warming up
-                for name in ("with", "without") if block % 2 else ("without", "with"):
-                    before = cpu_seconds(servers[name])
-                    for index in range(50):
-                        body = {"inputs": texts[(block * 50 + index) % len(texts)]}
-                        began = time.perf_counter()
-                        assert client.post(f"{servers[name].url}/predict", json=body, timeout=30).status_code == 200
-                        if block >= 0:
-                            latencies[name].append(time.perf_counter() - began)
-                    if block >= 0:
-                        burnt[name] += cpu_seconds(servers[name]) - before
-                if block >= 0:
-                    progress.advance(task, 50)
+            for first in range(0, requests, 50):
+                for name in ("with", "without") if first // 50 % 2 else ("without", "with"):
+                    latencies[name] += [ask(name, index) for index in range(first, first + 50)]
+                progress.advance(task, 50)
+            while "serinus_prediction_log_queue_rows 0.0" not in client.get(f"{servers['with'].url}/metrics").text:
+                time.sleep(0.5)
+            burnt = {name: cpu_seconds(served) - before[name] for name, served in servers.items()}
     finally:
         for served in servers.values():
             stop(served)

@@ -17,6 +17,7 @@ from pathlib import Path
 KUBERNETES = "1.37.2"
 _GO = (1, 26)
 _PROMETHEUS = "github.com/prometheus/prometheus"
+_PROMETHEUS_FLAGS = ("-ldflags", "-s -w", "-tags", "remove_all_sd,enable_kubernetes_sd")
 _HEARTBEAT_SECONDS = 15
 
 
@@ -45,8 +46,12 @@ def hyperkube() -> Path:
 
 def prometheus() -> Path:
     """Prometheus with the discovery of Kubernetes pods alone; Debian's package is built without that one."""
-    target = ["-ldflags", "-s -w", "-tags", "remove_all_sd,enable_kubernetes_sd", f"{_PROMETHEUS}/cmd/prometheus"]
-    return _from_module("prometheus", "Prometheus", target)
+    return _from_module("prometheus", "Prometheus", [*_PROMETHEUS_FLAGS, f"{_PROMETHEUS}/cmd/prometheus"])
+
+
+def promtool() -> Path:
+    """Prometheus' own check of rules and queries."""
+    return _from_module("prometheus", "promtool", [*_PROMETHEUS_FLAGS, f"{_PROMETHEUS}/cmd/promtool"])
 
 
 def containerd() -> Path:

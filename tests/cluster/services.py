@@ -104,4 +104,16 @@ def _prometheus_config(plane: ControlPlane) -> object:
             copied("label_serinus_dev_space", "serinus_dev_space"),
         ],
     }
-    return {"global": {"scrape_interval": _SCRAPE_INTERVAL, "scrape_timeout": "4s"}, "scrape_configs": [job]}
+    operator = {
+        "job_name": "serinus-operator",
+        "honor_labels": True,  # namespace and release are those of the release that a series is about
+        "kubernetes_sd_configs": job["kubernetes_sd_configs"],
+        "relabel_configs": [
+            kept("pod_label_app_kubernetes_io_name", "serinus"),
+            kept("pod_label_app_kubernetes_io_component", "operator"),
+            kept("pod_container_port_name", "metrics"),
+            copied("name", "pod"),
+        ],
+    }
+    intervals = {"scrape_interval": _SCRAPE_INTERVAL, "scrape_timeout": "4s"}
+    return {"global": intervals, "scrape_configs": [job, operator]}

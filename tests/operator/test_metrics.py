@@ -22,7 +22,7 @@ def shown(world: World, metrics: Metrics | None = None) -> set[str]:
     release: dict[str, Any] = {"metadata": metadata, "status": status_codec.encode(world.status)}
     cache.releases[KEY] = release
     registry = CollectorRegistry()
-    registry.register(metrics or Metrics(cache))
+    registry.register(metrics or Metrics(cache, lambda: START))
     return set(generate_latest(registry).decode().replace('namespace="team",', "").splitlines())
 
 
@@ -54,7 +54,7 @@ def test_a_rollout_shows_its_weight_its_gates_and_since_when_they_are_undecided(
 
 
 def test_ends_are_counted_and_start_at_zero() -> None:
-    metrics = Metrics(Cache())
+    metrics = Metrics(Cache(), lambda: START)
     line = 'serinus_rollouts_ended_total{{release="embedder",result="RolledBack"}} {}'
     assert line.format("0.0") in shown(released(), metrics)
     metrics.rollout_ended(KEY, "RolledBack")
@@ -63,12 +63,13 @@ def test_ends_are_counted_and_start_at_zero() -> None:
 
 
 def test_a_registry_fails_since_its_first_failure_until_it_answers() -> None:
-    metrics = Metrics(Cache())
-    metrics.registry_answered("default", START)
-    for minutes in (1, 2, 3):
-        metrics.registry_failed("default", START + timedelta(minutes=minutes))
+    minutes = iter(START + timedelta(minutes=each) for each in range(5))
+    metrics = Metrics(Cache(), lambda: next(minutes))
+    metrics.registry_answered("default")
+    for _ in range(3):
+        metrics.registry_failed("default")
     failing = 'serinus_registry_failing_since_seconds{registry="default"} '
     (line,) = [each for each in shown(released(), metrics) if each.startswith(failing)]
     assert float(line.split()[-1]) == (START + timedelta(minutes=1)).timestamp()
-    metrics.registry_answered("default", START + timedelta(minutes=4))
+    metrics.registry_answered("default")
     assert failing + "0.0" in shown(released(), metrics)

@@ -40,7 +40,7 @@ def prediction(number: int, **changes: Any) -> Prediction:
 
 
 def recorder(sink: str, **settings: Any) -> Recorder:
-    return Recorder(LogSettings(sink, **settings), "a1b2c3d4", SERVED, time.time)
+    return Recorder(LogSettings(sink, flush_seconds=0.3, **settings), "a1b2c3d4", SERVED, time.time)
 
 
 def counted(recorder: Recorder) -> dict[str, float]:

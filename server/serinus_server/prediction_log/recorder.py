@@ -34,7 +34,6 @@ from serinus_server.prediction_log.frames import Answer, Batch
 from serinus_server.prediction_log.sinks import parse_target
 
 _BATCH_ROWS: Final = 10_000
-_FLUSH_SECONDS: Final = 1.0
 _RESTART_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 5.0
 _MAX_UINT16: Final = 0xFFFF
@@ -52,6 +51,7 @@ class LogSettings:
     queue_rows: int = 100_000
     texts: bool = False
     embedding_share: float = 0.0
+    flush_seconds: float = 5.0  # an insert costs chDB some 20 ms of processor time, however few its rows
 
     def __post_init__(self) -> None:
         parse_target(self.sink)
@@ -182,7 +182,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         while not answers.done():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), 0.05 if self._closing else _FLUSH_SECONDS)
+                await asyncio.wait_for(self._wake.wait(), 0.05 if self._closing else self._settings.flush_seconds)
             self._wake.clear()
             self._cut()
             for index in range(self._sent, len(self._batches)):
