@@ -38,7 +38,8 @@ fast:
 	$(PYTHON) -m pytest -q -m "not model and not integration and not e2e and not long"
 
 test: setup lint types imports  ## everything; what CI runs
-	$(PYTHON) -m pytest --durations=15
+	$(PYTHON) -m tests.cluster build --tests
+	$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup --durations=25
 
 demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
 	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)

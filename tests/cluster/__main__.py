@@ -1,4 +1,4 @@
-"""The local cluster from the shell: `python3 -m tests.cluster up | down | status | env`. Needs nothing but Python 3.11, Debian and root."""
+"""The local cluster from the shell: `python3 -m tests.cluster VERB`. Needs nothing but Python 3.11, Debian and root."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.cluster import binaries
 from tests.cluster.binaries import ClusterError, say
 from tests.cluster.control_plane import program
 from tests.cluster.local_cluster import DEFAULT_GPUS, LocalCluster
@@ -33,6 +34,15 @@ def _up(cluster: LocalCluster, arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     cluster.up({"nvidia.com/gpu": arguments.gpus})
     say(f'up after {time.monotonic() - began:.0f} s; to use it from a shell: eval "$(python3 -m tests.cluster env)"')
+    return 0
+
+
+def _build(cluster: LocalCluster, arguments: argparse.Namespace) -> int:
+    cluster.build()
+    if arguments.tests:
+        binaries.kwok()
+        binaries.promtool()
+        binaries.gateway_api_crds()
     return 0
 
 
@@ -79,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus", type=int, default=DEFAULT_GPUS, help="GPUs that the node says it has (default %(default)s)"
     )
     up.set_defaults(verb=_up)
+    build = verbs.add_parser("build", help="build what `up` needs and the cache has not")
+    build.add_argument("--tests", action="store_true", help="and what the tests need beside it")
+    build.set_defaults(verb=_build)
     for name, verb, text in (
         ("down", _down, "stop all of it and leave nothing but the cache"),
         ("status", _status, "what runs, with logs; exit status 1 when the cluster is not up"),

@@ -46,7 +46,7 @@ class LocalCluster:
             if self.folder.exists():
                 binaries.say("an unfinished cluster is here: stopping it first")
                 self.down()
-            self._have_programs()
+            self.build()
             try:
                 self._start()
             except BaseException:
@@ -71,7 +71,8 @@ class LocalCluster:
             "PATH": f"{self.bin}:{os.environ['PATH']}",
         }
 
-    def _have_programs(self) -> None:
+    def build(self) -> None:
+        """Has every program that the cluster consists of: from the cache, or built now."""
         debian.install(*debian.NODE_PACKAGES, *debian.BUILD_PACKAGES, *debian.IMAGE_PACKAGES)
         binaries.hyperkube()
         binaries.prometheus()

@@ -9,41 +9,54 @@ from serinus_operator.work_queue import WorkQueue
 REST = 0.05
 
 
-async def turns_of(queue: WorkQueue[str], seconds: float, workers: int = 2) -> list[tuple[str, float]]:
-    """Who had a turn, and when, while `seconds` passed."""
-    loop, turns = asyncio.get_running_loop(), list[tuple[str, float]]()
+class Turns:
+    """Two workers on a queue, and who had a turn when. A context manager."""
 
-    async def handle(key: str) -> None:
-        turns.append((key, loop.time()))
+    def __init__(self, queue: WorkQueue[str]) -> None:
+        self._queue, self.had = queue, list[tuple[str, float]]()
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def failed(key: str, error: Exception) -> None:
-        raise AssertionError(f"{key}: {error}")
+    async def __aenter__(self) -> Turns:
+        loop = asyncio.get_running_loop()
 
-    tasks = [asyncio.create_task(queue.work(handle, failed)) for _ in range(workers)]
-    await asyncio.sleep(seconds)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return turns
+        async def handle(key: str) -> None:
+            self.had.append((key, loop.time()))
 
+        def failed(key: str, error: Exception) -> None:
+            raise AssertionError(f"{key}: {error}")
 
-async def burst(queue: WorkQueue[str], key: str) -> None:
-    for _ in range(10):
-        await queue.add(key)
-        await asyncio.sleep(REST / 20)
+        self._tasks = [asyncio.create_task(self._queue.work(handle, failed)) for _ in range(2)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait(self, count: int) -> None:
+        """Until there have been so many turns; fails after a minute."""
+        async with asyncio.timeout(60):
+            while len(self.had) < count:
+                await asyncio.sleep(REST / 10)
 
 
 async def test_a_burst_of_events_is_answered_at_once_and_then_once_more_after_a_rest() -> None:
     queue = WorkQueue[str](REST)
-    adding = asyncio.create_task(burst(queue, "a"))
-    turns = await turns_of(queue, 4 * REST)
-    await adding
-    assert len(turns) == 2
-    assert turns[1][1] - turns[0][1] >= REST
+    async with Turns(queue) as turns:
+        await queue.add("a")
+        await turns.wait(1)
+        for _ in range(10):
+            await queue.add("a")
+        await turns.wait(2)
+        await asyncio.sleep(3 * REST)
+    assert len(turns.had) == 2
+    assert turns.had[1][1] - turns.had[0][1] >= REST
 
 
 async def test_one_keys_rest_holds_up_no_other() -> None:
-    queue = WorkQueue[str](rest_seconds=10)
-    for key in ("a", "b", "c"):
-        await queue.add(key)
-    assert sorted(key for key, _ in await turns_of(queue, 0.1)) == ["a", "b", "c"]
+    queue = WorkQueue[str](rest_seconds=1000)
+    async with Turns(queue) as turns:
+        for key in ("a", "b", "c"):
+            await queue.add(key)
+        await turns.wait(3)
+    assert sorted(key for key, _ in turns.had) == ["a", "b", "c"]
