@@ -118,8 +118,8 @@ def exported(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> set[st
     metadata = {"namespace": "team", "name": "embedder", "resourceVersion": "1"}
     cache.put_release({"metadata": metadata, "status": status_codec.encode(world.status)})
     registry = CollectorRegistry()
-    metrics = Metrics(cache)
-    metrics.registry_answered("default", world.now)
+    metrics = Metrics(cache, lambda: world.now)
+    metrics.registry_answered("default")
     registry.register(metrics)
     shown += generate_latest(registry).decode() + generate_latest(operator.prometheus_client.REGISTRY).decode()
     return {line.partition("{")[0].split()[0] for line in shown.splitlines() if line and not line.startswith("#")}
