@@ -23,6 +23,7 @@ from serinus_operator.gates.judge import (
     Verdict,
     confidence_tolerance,
     judge,
+    new_alerts,
     overall,
     verdicts,
 )
@@ -107,7 +108,9 @@ class Reconciler:
         observed = await self._observe(spec, status, release_json)
         analysis, next_window = await self._analyse(spec, status, observed, release, now)
         decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
-        decided = replace(decided, events=(*decided.events, *_new_alerts(status.gates, decided.status.gates)))
+        alerting = new_alerts(status.gates, decided.status.gates)
+        alerts = [Event("Warning", ANALYSIS_ALERT, f"{gate.name}: {gate.alert}") for gate in alerting]
+        decided = replace(decided, events=(*decided.events, *alerts))
         (self._rolling.discard if decided.status.canary is None else self._rolling.add)(key)
         store_at = await self._carry_out(release_json, spec, release, decided, known, now)
         if any(isinstance(action, SyncRegistry) for action in decided.actions):
@@ -262,16 +265,6 @@ def _share(window: Window, canary: str, stable: str, before: int | None) -> int 
     """The canary's percentage of the window's requests; what it was before, where there were none."""
     ours, theirs = window.of(canary).requests, window.of(stable).requests
     return round(100 * ours / (ours + theirs)) if ours + theirs > 0 else before
-
-
-def _new_alerts(before: tuple[GateVerdict, ...], now: tuple[GateVerdict, ...]) -> tuple[Event, ...]:
-    """What gates alert of that they did not before: it fails no canary, a person should know."""
-    alerting = {gate.name for gate in before if gate.alert}
-    return tuple(
-        Event("Warning", ANALYSIS_ALERT, f"{gate.name}: {gate.alert}")
-        for gate in now
-        if gate.alert and gate.name not in alerting
-    )
 
 
 def _aligned(at: datetime, interval: timedelta) -> datetime:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.cluster.control_plane import ControlPlane
-from tests.operator.specs import BAD, GOOD, with_spec
+from tests.operator.specs import BAD, GOOD, gate, with_spec
 
 from serinus_operator.cli.files import read_spec
 from serinus_operator.spec import parse_spec
@@ -26,6 +26,12 @@ def apply(plane: ControlPlane, release: dict[str, Any]) -> str:
 
 def test_a_minimal_release_is_accepted(control_plane: ControlPlane) -> None:
     assert apply(control_plane, GOOD) == ""
+
+
+def test_gates_of_every_kind_are_accepted(control_plane: ControlPlane) -> None:
+    query = 'sum(rate(x{namespace="{{ namespace }}", serinus_dev_revision="{{ canary }}"}[1m])) / sum(rate(x{job="{{ release }}"}[1m]))'
+    assert apply(control_plane, gate(promQL={"query": query, "min": "-1.5", "max": "2e3", "failureLimit": 0})) == ""
+    assert apply(control_plane, gate(drift={})) == ""
 
 
 @pytest.mark.parametrize("case", BAD)

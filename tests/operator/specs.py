@@ -108,6 +108,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "latency limit 0": (gate(latency={"maxMean": "0ms"}), "latency.maxMean"),
     "confidence over 1": (gate(confidence={"minMean": "1.5"}), "confidence.minMean"),
     "error rate 0": (gate(errorRate={"max": "0.00"}), "errorRate.max"),
+    "promQL without bounds": (gate(promQL={"query": "up"}), "min or max"),
+    "promQL without a query": (gate(promQL={"max": "1"}), "promQL.query"),
+    "promQL with crossed bounds": (gate(promQL={"query": "up", "min": "2", "max": "1.5"}), "min is above max"),
+    "promQL with a bound in words": (gate(promQL={"query": "up", "max": "few"}), "promQL.max"),
+    "promQL with an unknown variable": (gate(promQL={"query": "x{a='{{ pod }}'}", "max": "1"}), "a query may hold"),
+    "promQL too long": (gate(promQL={"query": "u" * 2001, "max": "1"}), "promQL.query"),
+    "drift alert over 1": (gate(drift={"inputAlert": "1.2"}), "drift.inputAlert"),
     "gate twice": (
         with_spec(
             analysis={

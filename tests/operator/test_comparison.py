@@ -10,7 +10,16 @@ import pytest
 
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_operator.gates.comparison import Comparison, compare, log_worse, pod_tolerances
-from serinus_operator.gates.judge import Evidence, Restarts, Verdict, confidence_tolerance, judge, overall, verdicts
+from serinus_operator.gates.judge import (
+    Evidence,
+    Restarts,
+    Verdict,
+    confidence_tolerance,
+    judge,
+    new_alerts,
+    overall,
+    verdicts,
+)
 from serinus_operator.gates.queries import Measurement, Said
 from serinus_operator.gates.tables import Corners, Table, Tables, mid_ranks
 from serinus_operator.gates.windows import Counters, Sample, Window, subtract
@@ -176,6 +185,8 @@ def test_embeddings_outside_their_band_fail_the_canary_and_inputs_alone_only_ale
     assert alerting.verdict is Verdict.PASS
     assert alerting.alert.startswith("inputs have drifted: 80.")
     assert alerting.alert in alerting.message
+    assert new_alerts((failed,), (alerting,)) == (alerting,)
+    assert new_alerts((alerting,), (alerting,)) == new_alerts((alerting,), (failed,)) == ()
 
 
 def test_a_server_that_knows_no_band_gives_no_verdict_on_drift() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ from tests.operator.world import spec
 
 from serinus_operator.cli.__main__ import cli
 from serinus_operator.cli.files import read_spec
+from serinus_operator.cli.traffic_log import read_traffic
 from serinus_operator.forecast import forecast
 from serinus_operator.spec import SetWeight, Spec
 
@@ -53,6 +56,62 @@ def test_the_command_prints_the_steps_and_exits_1_on_a_problem() -> None:
     assert run.exit_code == 1
     assert "setWeight 25" in run.output
     assert "problem" in run.output
+
+
+def rows(count: int, *, release: str = "a", every: float = 0.05) -> str:
+    """Requests of two texts each, 20 a second."""
+    start = datetime(2026, 1, 1)  # the log's times are UTC without saying so
+    lines = []
+    for index in range(count):
+        ts = (start + timedelta(seconds=index * every)).isoformat(sep=" ", timespec="milliseconds")
+        lines += [json.dumps({"ts": ts, "release": release, "request": index, "item": item}) for item in (0, 1)]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_rate_comes_from_a_prediction_log(tmp_path: Path) -> None:
+    log = tmp_path / "predictions.jsonl"
+    log.write_text(rows(401) + rows(50, release="b"))
+    command = ["plan", str(EXAMPLE), "--trials", "10", "--release", "a", "--from-log"]
+    for run in (
+        CliRunner().invoke(cli, [*command, str(log)]),
+        CliRunner().invoke(cli, [*command, "-"], input=rows(401)),
+    ):
+        assert run.exit_code in (0, 1), run.output
+        assert run.output.startswith("20.1 requests/s: 401 in 20 s of the log\n")
+
+
+@pytest.mark.parametrize(
+    ("log", "named"),
+    [
+        ("{", "line 1 of the log is no JSON"),
+        ("[]", "line 1 of the log is no row, but a list"),
+        ('{"ts": "soon"}', "line 1 of the log has no time in ts: 'soon'"),
+        ("", "0 requests; two at different times are needed"),
+        (rows(1), "1 requests; two"),
+        (rows(5) + rows(5, release="b"), "several releases (a, b); name one with --release"),
+    ],
+)
+def test_a_log_that_tells_no_rate_is_refused_in_one_sentence(log: str, named: str) -> None:
+    run = CliRunner().invoke(cli, ["plan", str(EXAMPLE), "--from-log", "-"], input=log)
+    assert run.exit_code == 1
+    assert named in run.output
+    both = CliRunner().invoke(cli, ["plan", str(EXAMPLE), "--from-log", "-", "--rate", "5"], input=log)
+    assert (both.exit_code, "exclude each other" in both.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "ts",
+    [
+        1767225600.5,
+        1767225600500,
+        "2026-01-01T00:00:00.500Z",
+        "2026-01-01 00:00:00.500",
+        "2026-01-01T01:00:00.500+01:00",
+    ],
+)
+def test_times_of_the_log_are_read_in_every_form_in_use(ts: object) -> None:
+    line = json.dumps({"ts": ts})
+    assert read_traffic([json.dumps({"ts": "2026-01-01T00:00:00Z"}), line], None).seconds == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from click.shell_completion import get_completion_class
@@ -19,6 +19,7 @@ from serinus_operator.cli.cluster import Cluster
 
 _PROGRAM = "kubectl-modelrelease"
 _REFRESH_SECONDS = 1.0
+_RATE = 50.0  # requests a second, for a forecast that names none
 _EXIT = {"Healthy": 0, "Degraded": 1}
 
 
@@ -128,28 +129,48 @@ def undo(connect: Callable[[], Cluster], name: str, to: str | None, timeout: flo
 
 @cli.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests a second.  [default: 50]")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), default=50.0, show_default=True, help="Requests a second."
+    "--from-log",
+    "log",
+    type=click.File(encoding="utf-8"),
+    help="Takes the rate from a prediction log in JSON lines; - is standard input.",
 )
+@click.option("--release", help="The release whose rows of the log count; needed where it has several.")
 @click.option(
     "--errors", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Share of bad ones."
 )
 @click.option(
     "--trials", type=click.IntRange(10), default=200, show_default=True, help="Simulated rollouts of each kind."
 )
-def plan(file: Path, rate: float, errors: float, trials: int) -> None:
+def plan(file: Path, rate: float | None, log: TextIO | None, release: str | None, errors: float, trials: int) -> None:
     """Say what the spec in FILE would do: time and weight of each step, and how often it would be wrong. Needs no cluster.
+
+    A prediction log knows the rate, but not the share of bad answers: it holds good ones alone.
 
     Exit status 1 when a step cannot gather its evidence or its weight.
     """
     from serinus_operator.cli.files import read_spec
+    from serinus_operator.cli.traffic_log import read_traffic
     from serinus_operator.forecast import forecast
 
+    if log is not None and rate is not None:
+        raise click.UsageError("--rate and --from-log exclude each other")
     spec = read_spec(file)
+    if log is not None:
+        logged = read_traffic(log, release)
+        rate = logged.rate
+        click.echo(f"{rate:.3g} requests/s: {logged.requests} in {logged.seconds:.0f} s of the log")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("simulating rollouts", total=1.0)
         try:
-            found = forecast(spec, rate, errors, trials, lambda share: progress.update(task, completed=share))
+            found = forecast(
+                spec,
+                _RATE if rate is None else rate,
+                errors,
+                trials,
+                lambda share: progress.update(task, completed=share),
+            )
         except ValueError as error:
             raise click.ClickException(str(error)) from error
     Console(soft_wrap=True).print(views.forecast(found, spec.analysis.false_rollback_probability))

@@ -187,6 +187,12 @@ def overall(gates: Sequence[GateVerdict]) -> Verdict:
     return Verdict.PASS
 
 
+def new_alerts(before: Sequence[GateVerdict], now: Sequence[GateVerdict]) -> tuple[GateVerdict, ...]:
+    """The gates that alert now and did not before: said once, and again only when it had ended."""
+    alerting = {gate.name for gate in before if gate.alert}
+    return tuple(gate for gate in now if gate.alert and gate.name not in alerting)
+
+
 class _Court:
     """What the gates of one release need of each other: the comparisons' evidence together, and how much is needed."""
 

