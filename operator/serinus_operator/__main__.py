@@ -16,7 +16,7 @@ import prometheus_client
 from serinus_operator import handlers
 from serinus_operator.cache import KINDS, Cache, Key
 from serinus_operator.errors import Conflict, SerinusError
-from serinus_operator.kube import connect
+from serinus_operator.kube import Kube
 from serinus_operator.lease import Lease
 from serinus_operator.metrics import Metrics
 from serinus_operator.notify import Notifier
@@ -53,7 +53,7 @@ def main() -> None:
 async def run(settings: Settings) -> int:
     """Leads until a signal (returns 0) or until the Lease is lost (returns 1); a new process is then the cleanest start."""
     prometheus_client.start_http_server(settings.metrics_port)
-    kube = await connect(settings.call_timeout_seconds)
+    kube = Kube(settings.call_timeout_seconds)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,7 +85,7 @@ async def run(settings: Settings) -> int:
         await lease.release()
     for registry in registries.values():
         await registry.close()
-    await kube.api.close()
+    await kube.close()
     return 0 if stop.is_set() else 1
 
 

@@ -40,6 +40,11 @@ _STATUS: Final = {
     "Job": ("startTime", "conditions"),
     "Pod": ("phase", "conditions", "containerStatuses"),
 }
+_CONDITIONS: Final = {
+    "Deployment": ("ReplicaFailure",),
+    "Job": ("Complete", "Failed"),
+    "Pod": ("Ready", "PodScheduled"),
+}
 
 
 class Cache:
@@ -49,13 +54,14 @@ class Cache:
         self.releases: dict[Key, JSON] = {}
         self._children: defaultdict[Key, dict[tuple[str, str], JSON]] = defaultdict(dict)
 
-    def put_release(self, release: JSON) -> Key:
-        """Keeps a ModelRelease unless a newer one is held. Returns its key."""
+    def put_release(self, release: JSON) -> bool:
+        """Keeps a ModelRelease. Returns whether it is newer than the one held; our own writes come back from the watch, too."""
         key = (release["metadata"]["namespace"], release["metadata"]["name"])
-        if _newer(release, self.releases.get(key)):
+        newer = _newer(release, self.releases.get(key))
+        if newer:
             metadata = {name: value for name, value in release["metadata"].items() if name != "managedFields"}
             self.releases[key] = release | {"metadata": metadata}
-        return key
+        return newer
 
     def drop_release(self, key: Key) -> None:
         """The ModelRelease is gone; the garbage collector takes what it owned."""
@@ -63,13 +69,16 @@ class Cache:
         self._children.pop(key, None)
 
     def put(self, kind: str, thing: JSON) -> Key | None:
-        """Keeps a child unless a newer one is held. Returns its release's key, None when it is nobody's."""
+        """Keeps a child unless a newer one is held. Returns its release's key, None when it is nobody's or nothing that is read changed."""
         key = owner_of(thing)
-        if key is not None:
-            name = (kind, thing["metadata"]["name"])
-            if _newer(thing, self._children[key].get(name)):
-                self._children[key][name] = _slim(kind, thing)
-        return key
+        if key is None:
+            return None
+        name, slim = (kind, thing["metadata"]["name"]), _slim(kind, thing)
+        held = self._children[key].get(name)
+        if not _newer(thing, held):
+            return None
+        self._children[key][name] = slim
+        return key if held is None or _says(slim) != _says(held) else None
 
     def drop(self, kind: str, thing: JSON) -> Key | None:
         """The child is gone. Returns its release's key."""
@@ -141,7 +150,15 @@ def _slim(kind: str, thing: JSON) -> JSON:
     for part, wanted in (("spec", _SPEC), ("status", _STATUS)):
         if kind in wanted:
             slim[part] = _only(thing.get(part) or {}, wanted[kind])
+    if kind in _CONDITIONS and "conditions" in slim["status"]:
+        read = _CONDITIONS[kind]
+        slim["status"]["conditions"] = [each for each in slim["status"]["conditions"] if each["type"] in read]
     return slim
+
+
+def _says(slim: JSON) -> JSON:
+    metadata = {name: value for name, value in slim["metadata"].items() if name != "resourceVersion"}
+    return slim | {"metadata": metadata}
 
 
 def _only(part: JSON, names: tuple[str, ...]) -> JSON:

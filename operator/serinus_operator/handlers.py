@@ -31,8 +31,8 @@ def watch(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key], 
         key = (release["metadata"]["namespace"], release["metadata"]["name"])
         if type == "DELETED":
             cache.drop_release(key)
-        else:
-            await queue.add(cache.put_release(release))
+        elif cache.put_release(release):
+            await queue.add(key)
 
     for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
         kopf.on.login(registry=registry)(login)
@@ -56,6 +56,7 @@ def settings() -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.peering.standalone = True
+    chosen.queueing.idle_timeout = 0.5  # else each pod's last event is held, whole, for five seconds
     chosen.scanning.disabled = True  # the kinds are known: no right to list CRDs and namespaces is asked for
     chosen.watching.server_timeout = 300
     chosen.watching.client_timeout = 330

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
@@ -49,7 +50,11 @@ _QUERIES: Final = {
     "input_out_of_band": f"sum {_BY} ({INPUT_OUT_OF_BAND_TOTAL})",
     "embedding_out_of_band": f"sum {_BY} ({EMBEDDING_OUT_OF_BAND_TOTAL})",
 }
-_BUCKETS: Final = f"sum by ({_LABELS}, le) ({REQUEST_DURATION_SECONDS}_bucket)"
+# A few bounds at a time: all of a thousand pods at once were 20 MB of the operator's memory.
+_BUCKETS: Final = tuple(
+    f'sum by ({_LABELS}, le) ({REQUEST_DURATION_SECONDS}_bucket{{le=~"{"|".join(map(str, _BOUNDS[first : first + 4]))}"}})'
+    for first in range(0, len(_BOUNDS), 4)
+)
 _READY_AT: Final = f"min {_BY} ({READY_AT_SECONDS})"
 _KEPT_SNAPSHOTS: Final = 6  # a thousand pods are a megabyte; an older instant is asked for again
 _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
@@ -64,13 +69,14 @@ class Prometheus:
         )
         self._snapshots: dict[datetime, Snapshot] = {}
         self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "prometheus")  # always the same one: each would keep a heap of its own
 
     async def snapshot(self, at: datetime) -> Snapshot:
         """All counters at the instant `at`. Raises Unavailable when Prometheus does not answer whole and well."""
         async with self._lock:
             found = self._snapshots.pop(at, None)
             if found is None:
-                found = await asyncio.to_thread(self._read, at)
+                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, at)
             self._snapshots[at] = found
             while len(self._snapshots) > _KEPT_SNAPSHOTS:
                 del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
@@ -82,8 +88,9 @@ class Prometheus:
             for pod, _, value in self._series(query, at):
                 values[pod][counter] = value
         within: defaultdict[_Pod, dict[float, float]] = defaultdict(dict)
-        for pod, labels, value in self._series(_BUCKETS, at):
-            within[pod][_number(labels.get("le"))] = value
+        for query in _BUCKETS:
+            for pod, labels, value in self._series(query, at):
+                within[pod][_number(labels.get("le"))] = value
         ready_at = {pod: _instant(value) for pod, _, value in self._series(_READY_AT, at)}
         snapshot: defaultdict[ReleaseKey, dict[tuple[str, str], Sample]] = defaultdict(dict)
         for pod, counters in values.items():

@@ -37,7 +37,17 @@ from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
 from serinus_operator.registry import resolve, says, unresolved
 from serinus_operator.registry_watch import RegistryWatch
-from serinus_operator.rollout.model import AnalysisResult, Condition, Event, Observed, Phase, Plan, Status, SyncRegistry
+from serinus_operator.rollout.model import (
+    AnalysisResult,
+    Condition,
+    DeleteDeployment,
+    DeleteVerifyJob,
+    Event,
+    Observed,
+    Phase,
+    Plan,
+    Status,
+)
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
 from serinus_operator.spec import AnalysisSpec, LatencyGate, PromQLGate, Spec, parse_spec
@@ -113,8 +123,9 @@ class Reconciler:
         decided = replace(decided, events=(*decided.events, *alerts))
         (self._rolling.discard if decided.status.canary is None else self._rolling.add)(key)
         store_at = await self._carry_out(release_json, spec, release, decided, known, now)
-        if any(isinstance(action, SyncRegistry) for action in decided.actions):
-            return _SOON_SECONDS  # what the registry says now decides whether it is done
+        done = any(not isinstance(action, DeleteDeployment | DeleteVerifyJob) for action in decided.actions)
+        if done or storing.patience(status, decided.status) == timedelta():
+            return _SOON_SECONDS  # it may allow the next thing at once; watches tell of others' changes and of what is gone
         due = [at for at in (decided.check_at, next_window, store_at) if at is not None]
         unsettled = decided.status.canary is not None or decided.status.phase is not Phase.HEALTHY
         return min([*(max(0.05, (at - now).total_seconds()) for at in due), _LOOK_AGAIN_SECONDS[unsettled]])
@@ -241,8 +252,9 @@ class Reconciler:
         if stored.get("status") == encoded:
             return
         try:
-            key = self._around.cache.put_release(await self._around.kube.replace_status({**stored, "status": encoded}))
-            stored = self._around.cache.releases[key]
+            key = (metadata["namespace"], metadata["name"])
+            self._around.cache.put_release(await self._around.kube.replace_status({**stored, "status": encoded}))
+            stored = self._around.cache.releases.get(key, stored)
             self._known[key] = _Known(stored, status, status, self._around.clock(), self._known[key].spec)
         except Conflict:
             self._around.cache.put_release(

@@ -169,12 +169,12 @@ class Registry:
         return answer
 
     def _connect(self) -> aiohttp.ClientSession:
-        ours, headers, basic = self._settings, {}, None
+        ours, headers = self._settings, {}
         if ours.username is not None:
-            basic = aiohttp.BasicAuth(ours.username, ours.password or "")
+            headers["Authorization"] = aiohttp.encode_basic_auth(ours.username, ours.password or "")
         elif ours.token is not None:
             headers["Authorization"] = f"Bearer {ours.token}"
-        return aiohttp.ClientSession(auth=basic, headers=headers, timeout=self._timeout, trust_env=True)
+        return aiohttp.ClientSession(headers=headers, timeout=self._timeout, trust_env=True)
 
 
 def _translate(status: int, answer: JSON, text: str) -> SerinusError:

@@ -7,6 +7,7 @@ its requests are counted in the API server's audit log.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,13 +23,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from tests.bench.report import write_section
-from tests.cluster.binaries import ClusterError, helm
+from tests.cluster.binaries import ClusterError, cache_folder, helm, run
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kwok import Node, add_nodes, start_kwok
 from tests.integration.surroundings import Metrics, Operator, operator_environment, serve_mlflow
@@ -37,7 +39,10 @@ ROOT = Path(__file__).parents[2]
 ACCOUNT = (
     "system:serviceaccount:default:serinus-operator"  # the chart's, so that its rules are what the operator may do
 )
+_PACKAGES = os.pathsep.join(str(ROOT / part) for part in ("operator", "contract"))
 REPLICAS = 10
+_MODELS = 100  # MLflow takes a second for each
+_T = TypeVar("_T")
 REST_SECONDS = 30.0
 _WRITES = ("create", "update", "patch", "delete")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -105,7 +110,7 @@ class Meter:
 
 
 class Fleet:
-    """The releases, each with a registered model of its own."""
+    """The releases, and the registered models that they follow: one each for up to a hundred, which share them beyond."""
 
     def __init__(self, plane: ControlPlane, mlflow: str, count: int, max_surge: int) -> None:
         from mlflow import MlflowClient  # seconds: not for --help
@@ -114,20 +119,21 @@ class Fleet:
         self.plane, self.max_surge = plane, max_surge
         with ThreadPoolExecutor(4) as pool:
             names = [f"r{number:04d}" for number in range(count)]
-            self.teams = list(pool.map(lambda name: Team(plane, client, name), names))
+            self.teams = list(pool.map(lambda name: Team(plane, client, name), names[:_MODELS]))
+        self.releases = {name: self.teams[number % _MODELS].model for number, name in enumerate(names)}
 
     def register(self, progress: Progress) -> None:
         """One more version of every model, and the alias moves to it."""
-        self._each("registering model versions", lambda team: team.register(), progress)
+        _each("registering model versions", lambda team: team.register(), self.teams, progress)
 
     def apply(self, progress: Progress) -> None:
         """Makes all releases."""
-        self._each("applying releases", self._create, progress)
+        _each("applying releases", self._create, list(self.releases), progress)
 
-    def _create(self, team: Team) -> None:
+    def _create(self, name: str) -> None:
         weights = [step for percent in (10, 50, 80) for step in ({"setWeight": percent}, {"pause": {"duration": "0s"}})]
         spec = {
-            "model": {"name": team.model, "alias": "challenger"},
+            "model": {"name": self.releases[name], "alias": "challenger"},
             "replicas": REPLICAS,
             "serving": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
             "strategy": {
@@ -140,17 +146,12 @@ class Fleet:
         release = {
             "apiVersion": "serinus.dev/v1alpha1",
             "kind": "ModelRelease",
-            "metadata": {"name": team.name},
+            "metadata": {"name": name},
             "spec": spec,
         }
         code, answer = self.plane.call("POST", f"{_RELEASES}", release)
         if code != 201:
-            raise ClusterError(f"release {team.name}: {answer}")
-
-    def _each(self, what: str, do: Callable[[Team], Any], progress: Progress) -> None:
-        with ThreadPoolExecutor(4) as pool:
-            for _ in progress.track(pool.map(do, self.teams), total=len(self.teams), description=what):
-                pass
+            raise ClusterError(f"release {name}: {answer}")
 
     def serving(self, version: str) -> int:
         """How many releases are Healthy with all replicas on this model version."""
@@ -165,16 +166,22 @@ class Fleet:
 
     def wait(self, version: str, what: str, meter: Meter, progress: Progress, deadline_seconds: float) -> Cost:
         """Waits until all serve the version and the operator has come to rest. Raises ClusterError."""
-        task = progress.add_task(what, total=len(self.teams))
+        task = progress.add_task(what, total=len(self.releases))
         ends_at = time.monotonic() + deadline_seconds
-        while (done := self.serving(version)) < len(self.teams):
+        while (done := self.serving(version)) < len(self.releases):
             progress.update(task, completed=done)
             if time.monotonic() > ends_at:
-                raise ClusterError(f"{what}: {done} of {len(self.teams)} after {deadline_seconds:.0f} s")
+                raise ClusterError(f"{what}: {done} of {len(self.releases)} after {deadline_seconds:.0f} s")
             time.sleep(2)
         progress.update(task, completed=done)
         time.sleep(_QUIET_SECONDS)
         return meter.stop()
+
+
+def _each(what: str, do: Callable[[_T], Any], things: list[_T], progress: Progress) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for _ in progress.track(pool.map(do, things), total=len(things), description=what):
+            pass
 
 
 _RELEASES = "/apis/serinus.dev/v1alpha1/namespaces/default/modelreleases"
@@ -193,11 +200,26 @@ def running(folder: Path, releases: int) -> Iterator[tuple[ControlPlane, str, Op
         plane.pki.issue("operator", f"/CN={ACCOUNT}")
         kubeconfig = plane.pki.kubeconfig(folder / "operator.kubeconfig", plane.url, "operator")
         with Metrics(plane).serve() as metrics:
-            operator = Operator(operator_environment(kubeconfig, mlflow, metrics.url), folder / "operator.log")
+            environment = operator_environment(kubeconfig, mlflow, metrics.url) | {"PYTHONPATH": _PACKAGES}
+            operator = Operator(environment, folder / "operator.log", python=str(_image_python()))
             try:
                 yield plane, mlflow, operator
             finally:
                 operator.stop()
+
+
+def _image_python() -> Path:
+    """The interpreter of an environment with the packages of the operator's image, and no others: they are most of its memory."""
+    requirements = ROOT / "requirements" / "operator.txt"
+    folder = cache_folder() / f"operator-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]}"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        venv.create(folder, clear=True)
+        uv, install = Path(sys.executable).with_name("uv"), ["pip", "install", "--quiet", "--require-hashes", "-r"]
+        run("the packages of the operator's image", [uv, *install, requirements], folder / "install.log",
+            environment={"VIRTUAL_ENV": str(folder)}, deadline_seconds=300)  # fmt: skip
+        (folder / "complete").touch()
+    return python
 
 
 def _permit(plane: ControlPlane) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.cluster.binaries import ClusterError, kwok
@@ -62,11 +62,12 @@ containerStatuses:
 
 @dataclass(frozen=True)
 class Node:
-    """A node to be; `taints` as in the API."""
+    """A node to be, with the label `pool` for node selectors; `taints` as in the API."""
 
     name: str
     gpus: int
-    taints: Sequence[Mapping[str, str]] = field(default=())
+    pool: str = "any"
+    taints: Sequence[Mapping[str, str]] = ()
 
 
 def start_kwok(plane: ControlPlane) -> None:
@@ -96,7 +97,7 @@ def _manifest(node: Node) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node.name, "annotations": _ANNOTATIONS, "labels": {"kubernetes.io/hostname": node.name}},
+        "metadata": {"name": node.name, "annotations": _ANNOTATIONS, "labels": {"pool": node.pool}},
         "spec": {"taints": [dict(taint) for taint in node.taints]},
         "status": {"capacity": room, "allocatable": room},
     }

@@ -115,7 +115,8 @@ class Metrics:
         """Latencies spread evenly from 0.5 to 1.5 times their mean."""
         mean = self.latency_seconds.get(pod["metadata"]["labels"]["serinus.dev/revision"], 0.02)
         buckets = []
-        for bound in (bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair):
+        asked = query.partition('le=~"')[2].partition('"')[0].split("|")
+        for bound in (bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair if str(bound) in asked):
             series = self._series(pod, query, at)
             share = min(1.0, max(0.0, bound / mean - 0.5))
             series["metric"]["le"] = str(bound)
@@ -199,10 +200,11 @@ class Operator:
 
     environment: dict[str, str]
     log: Path
+    python: str = sys.executable
     running: process | None = None
 
     def start(self) -> None:
-        self.running = process([sys.executable, "-m", "serinus_operator"], self.log, self.environment)
+        self.running = process([self.python, "-m", "serinus_operator"], self.log, self.environment)
         self.running.__enter__()
 
     def stop(self) -> None:
