@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-log cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ demo: setup  ## a release promoted, a damaged one refused, a starved one rolled 
 
 bench-gates: setup  ## how often the gates fail good releases and how soon bad ones (2000 releases for each noise: 15 minutes; RELEASES=200 for less)
 	$(PYTHON) -m tests.bench.gates $(if $(RELEASES),--releases $(RELEASES))
+
+bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100 releases at once on a real control plane (10 minutes; RELEASES=1000)
+	$(PYTHON) -m tests.bench.operator_load $(if $(RELEASES),--releases $(RELEASES)) $(if $(NO_CANARY),--no-canary)
 
 bench-log: setup  ## what the prediction log costs: rows a second, bytes a row, added latency (3 minutes; ROWS=100000000 for the large run)
 	$(PYTHON) -m tests.bench.log $(if $(ROWS),--rows $(ROWS))

@@ -20,6 +20,8 @@ def patience(saved: Status, status: Status) -> timedelta | None:
     """How long after the last write `status` may be stored; None when it is stored already."""
     if saved == status:
         return None
+    if not status.registry:
+        saved = replace(saved, registry=status.registry)  # an intent seen done is done again without effect
     if _decisions(saved) != _decisions(status):
         return timedelta()
     return _EVIDENCE if _counts(saved) == _counts(status) else _FIGURES
@@ -38,10 +40,11 @@ def _decisions(status: Status) -> Any:
         weight=replace(status.weight, achieved=0),
         gates=tuple(replace(gate, requests=0, evidence=0.0, needed=0.0, message="") for gate in status.gates),
         evidence=None,
-        conditions=tuple(replace(condition, message="") for condition in status.conditions),
+        conditions=tuple(replace(each, message="") for each in status.conditions if each.type != "RegistrySynced"),
     ), status.evidence and status.evidence.canary_revision
 
 
 def _counts(status: Status) -> Any:
     ready = [side and side.ready for side in (status.stable, status.canary)]
-    return ready, status.replicas, status.weight, status.step
+    synced = [each.status for each in status.conditions if each.type == "RegistrySynced"]
+    return ready, synced, status.replicas, status.weight, status.step

@@ -70,7 +70,7 @@ class Kubelet:
             self._write(pod, {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
 
     def _ended(self, pod: dict[str, Any]) -> dict[str, Any]:
-        environment = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+        environment = {each["name"]: each.get("value", "") for each in pod["spec"]["containers"][0]["env"]}
         message = "top-10 neighbour overlap " + ("0.97" if self.verify_passes else "0.69, 0.80 needed")
         checks = (Check("neighbours", self.verify_passes, message),)
         report = VerifyReport(checks, {}, "1", environment["SERINUS_MODEL_DIGEST"], "space")

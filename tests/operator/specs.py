@@ -23,6 +23,10 @@ def steps(*steps: dict[str, Any]) -> dict[str, Any]:
     return with_spec(strategy={"steps": list(steps)})
 
 
+def routing(**routing: Any) -> dict[str, Any]:
+    return with_spec(strategy={"routing": routing})
+
+
 def gate(**rule: Any) -> dict[str, Any]:
     return with_spec(analysis={"gates": [{"name": "g", **rule}]})
 
@@ -134,5 +138,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "delay in days": (with_spec(strategy={"scaleDownDelay": "1d"}), "spec.strategy.scaleDownDelay"),
     "a step after 100": (steps({"setWeight": 100}, {"pause": {}}), "setWeight 100 promotes"),
     "verify twice": (steps({"verify": {}}, {"verify": {}}), "verify is needed once"),
+    "unknown routing": (routing(type="Istio"), "spec.strategy.routing.type"),
+    "a route without a Gateway": (routing(type="GatewayAPI"), "spec.strategy.routing.parentRefs"),
+    "a route with an empty list of them": (
+        routing(type="GatewayAPI", parentRefs=[]),
+        "spec.strategy.routing.parentRefs must name a Gateway",
+    ),
+    "a Gateway without a route": (routing(parentRefs=[{"name": "g"}]), "are for type GatewayAPI"),
+    "a host without a route": (routing(type="Replicas", hostnames=["a.example.org"]), "are for type GatewayAPI"),
+    "a Gateway without a name": (
+        routing(type="GatewayAPI", parentRefs=[{"namespace": "infra"}]),
+        "spec.strategy.routing.parentRefs[0].name",
+    ),
+    "a host with a port": (
+        routing(type="GatewayAPI", parentRefs=[{"name": "g"}], hostnames=["a.example.org:80"]),
+        "spec.strategy.routing.hostnames[0]",
+    ),
     "too many steps": (steps(*[{"pause": {}}] * 31), "spec.strategy.steps"),
 }

@@ -35,6 +35,11 @@ def test_ready_pods_wait_a_little_and_evidence_a_little_longer() -> None:
     assert judged == timedelta(seconds=30)
 
 
+def test_a_wish_seen_done_by_the_registry_may_be_forgotten_later() -> None:
+    wished = replace(ROLLING, registry=RegistryIntent(aliases={"canary": "2"}))
+    assert patience(wished, ROLLING) == timedelta(seconds=30)
+
+
 def test_a_decision_never_waits() -> None:
     for decided in (
         replace(ROLLING, weight=Weight(50, 0)),
