@@ -24,7 +24,7 @@ import pytest
 from examples.sentences import sentences
 from onnx import numpy_helper
 from tests.cluster import binaries
-from tests.integration.conftest import eventually, free_port, process
+from tests.integration.surroundings import eventually, free_port, process
 from tests.server.conftest import Served, package, start, stop
 
 from serinus_contract import manifest as contract
