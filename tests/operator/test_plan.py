@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.operator.world import World, challenged, released, spec
 
+from serinus_contract.verification import CONFIDENCE_ODDS_RATIO
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout.model import Command, Phase, Resolved, Result, SyncRegistry, Unresolved
 from serinus_operator.spec import format_duration, parse_duration
@@ -316,3 +317,16 @@ def test_undo_without_a_past_is_refused() -> None:
     world.run(1)
     assert world.status.command is not None
     assert world.status.command.outcome == "refused: no earlier revision is among the rollouts that are remembered"
+
+
+def test_what_verify_measured_of_confidence_is_kept_for_the_gates() -> None:
+    world = challenged()
+    while not (world.status.canary and world.status.canary.verified):
+        for revision, job in world.jobs.items():
+            if job.report is not None:
+                world.jobs[revision] = replace(job, report=replace(job.report, measured={CONFIDENCE_ODDS_RATIO: 1.7}))
+        world.tick()
+    assert world.status.canary.confidence_odds_ratio == 1.7
+    world.run(3)
+    assert world.status.canary is not None
+    assert world.status.canary.confidence_odds_ratio == 1.7

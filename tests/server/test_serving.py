@@ -24,7 +24,7 @@ from tests.server.conftest import Served, package, root, start, stop
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
-from serinus_contract.verification import VerifyReport
+from serinus_contract.verification import CONFIDENCE_ODDS_RATIO, VerifyReport
 from serinus_server.errors import ModelUnavailable, UnsafeModel
 from serinus_server.loading import fetch
 
@@ -265,6 +265,7 @@ def test_verify_passes_the_same_model_and_fails_a_damaged_one(packaged: Path, mi
     assert code == 0
     assert report is not None
     assert report.passed
+    assert report.measured[CONFIDENCE_ODDS_RATIO] == pytest.approx(1.0, abs=0.2)
     damaged = tmp_path / "damaged"
     shutil.copytree(minilm, damaged)
     rng = np.random.default_rng(3)
