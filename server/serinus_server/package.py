@@ -50,11 +50,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise UnsafeModel(f"{path}: {error}") from error
 
 
-def check_files(folder: Path, manifest: Manifest, digest: str | None) -> None:
-    """Every file of the manifest is there with its SHA-256, and the whole is what was asked for. Raises ModelUnavailable."""
+def check_files(folder: Path, manifest: Manifest, digest: str | None, under: str = "") -> None:
+    """Every file of the manifest whose path begins with `under` is there with its SHA-256, and the whole is what was asked for.
+
+    Raises ModelUnavailable, and UnsafeModel for a file that would be read by running it or reads elsewhere.
+    """
     if digest is not None and manifest.digest != digest:
         raise ModelUnavailable(f"the model has digest {manifest.digest}, the registry named {digest}")
     for path, expected in manifest.files.items():
+        if not path.startswith(under):
+            continue
         refuse_unsafe([Path(path)])
         try:
             found = sha256(folder / path)
