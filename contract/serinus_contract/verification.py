@@ -11,7 +11,7 @@ from typing import Any, Final
 
 MAX_BYTES: Final = 4096
 SCHEMA: Final = 1
-# In `measured`: the odds of a text of low confidence, this model's to the stable one's, on texts of the latter's reference. Absent without profiles.
+# In `measured`: the odds of a text of low confidence, this model's to the stable one's, on the latter's reference. Absent without profiles.
 CONFIDENCE_ODDS_RATIO: Final = "confidence_odds_ratio"
 _MESSAGE_CHARACTERS: Final = (1000, 300, 150, 80, 40)
 
@@ -37,7 +37,7 @@ class VerifyReport:
 
     `measured` holds figures that inform and do not judge (e.g. `latency_p50_seconds`, `load_seconds`, `texts_per_second`). Where both
     versions have a reference profile, `low_confidence_share` and `stable_low_confidence_share` are there (how many of stable's reference
-    texts lie below each model's own lowest decile) and `confidence_odds`, their odds ratio: what the confidence gate has to tolerate.
+    texts lie below each model's own lowest decile) and CONFIDENCE_ODDS_RATIO of the two: what the confidence gate has to tolerate.
     """
 
     checks: tuple[Check, ...]

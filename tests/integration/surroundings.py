@@ -47,7 +47,9 @@ def serve_mlflow(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    with process(command, folder / "mlflow.log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}):  # else seven more processes
+    with process(
+        command, folder / "mlflow.log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    ):  # else seven more processes
         eventually("MLflow answers", lambda: _answers(f"{url}/health"), 240)  # a cold start on two busy cores took 95 s
         yield url
 
