@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log bench-verify cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100
 
 bench-log: setup  ## what the prediction log costs: rows a second, bytes a row, added latency (3 minutes; ROWS=100000000 for the large run)
 	$(PYTHON) -m tests.bench.log $(if $(ROWS),--rows $(ROWS))
+
+bench-verify: setup  ## what verify's limits rest on: the noise of one model, and what each damage to it changes (5 minutes)
+	$(PYTHON) -m tests.bench.verify
 
 cluster:  ## start a real Kubernetes cluster on this machine (10 seconds; the first time 12 minutes, as root); `make cluster-down` ends it
 	python3 -m tests.cluster up

@@ -3,6 +3,8 @@
 Pairs are neighbouring sentences of Python's own language reference (`sentences.py`): what stands side by side belongs together.
 
 python examples/finetune.py MODEL OUTPUT [--steps 20]
+python examples/sentences.py > reference.jsonl
+serinus-server register OUTPUT --name defect-embedder --alias challenger --reference reference.jsonl
 """
 
 from __future__ import annotations

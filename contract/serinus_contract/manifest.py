@@ -16,7 +16,10 @@ PATH: Final = "serinus/manifest.json"
 PROFILE_PATH: Final = "serinus/profile.json"
 PROBES_PATH: Final = "serinus/probes.json"
 VECTORS_PATH: Final = "serinus/vectors.safetensors"
+REFERENCE_PATH: Final = "serinus/reference.json"
 ONNX_PATH: Final = "onnx/model.onnx"
+STATES: Final = "states"
+EMBEDDING: Final = "embedding"
 SCHEMA: Final = 1
 
 
@@ -26,7 +29,12 @@ class MalformedManifest(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`pooling` is mean, cls or lasttoken; `max_tokens` counts special tokens; `files` maps relative paths to SHA-256 in hex."""
+    """What serving needs to know of a model.
+
+    `output` is what the graph returns: `states` (batch, tokens, dim), which the server pools (`pooling` is mean, cls or lasttoken) and
+    normalises, or `embedding` (batch, dim), finished. `prompt` goes before every text; `max_tokens` counts it and the special tokens.
+    `files` maps relative paths to SHA-256 in hex.
+    """
 
     space: str
     dim: int
@@ -34,6 +42,8 @@ class Manifest:
     pooling: str
     normalize: bool
     files: Mapping[str, str]
+    output: str = STATES
+    prompt: str = ""
 
     @property
     def digest(self) -> str:

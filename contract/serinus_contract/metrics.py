@@ -6,6 +6,9 @@ A latency gate compares "canary slower than 1.1·b" with "stable slower than b",
 from typing import Final
 
 REQUESTS_TOTAL: Final = "serinus_requests_total"  # counter; labels route, code (HTTP status as text)
+FORWARDED_TOTAL: Final = (
+    "serinus_forwarded_total"  # counter; label code; requests answered by the pods of the space that they pin
+)
 REQUEST_DURATION_SECONDS: Final = "serinus_request_duration_seconds"  # histogram; label route; 2xx answers only
 CONFIDENCE: Final = (
     "serinus_confidence"  # histogram in [0, 1], one observation per text; absent without a reference profile

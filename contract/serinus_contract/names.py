@@ -25,6 +25,7 @@ TEMPLATE_ANNOTATION: Final = "serinus.dev/template"
 MODEL_URI_ENV: Final = "MLFLOW_MODEL_URI"
 TRACKING_URI_ENV: Final = "MLFLOW_TRACKING_URI"
 RELEASE_ENV: Final = "SERINUS_RELEASE"
+NAMESPACE_ENV: Final = "SERINUS_NAMESPACE"
 REVISION_ENV: Final = "SERINUS_REVISION"
 DRAIN_SECONDS_ENV: Final = "SERINUS_DRAIN_SECONDS"
 DIGEST_ENV: Final = "SERINUS_MODEL_DIGEST"
@@ -45,3 +46,9 @@ REQUEST_ID_HEADER: Final = "x-request-id"
 MODEL_VERSION_HEADER: Final = "x-model-version"
 SPACE_HEADER: Final = "x-embedding-space"
 DOCUMENT_IDS_HEADER: Final = "x-document-ids"  # comma-separated, one for each text; goes into the prediction log
+HOP_HEADER: Final = "x-serinus-hop"  # on a request that one server passed to another: the space it came from
+
+
+def space_service(release: str, space: str) -> str:
+    """The Service over the pods of one vector space. With a release name of 40 characters and 16 hex digits it has 63."""
+    return f"{release}-space-{space}"

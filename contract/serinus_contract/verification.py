@@ -1,6 +1,6 @@
 """The verify Job's one JSON line: written by `serinus-server verify` to its termination message, read by the operator.
 
-Kubernetes cuts a termination message at 4096 bytes; `to_json` refuses to write more, so that a cut line is never mistaken for a verdict.
+Kubernetes cuts a termination message at 4096 bytes; `to_json` shortens its own messages first, so that no verdict is ever cut.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any, Final
 
 MAX_BYTES: Final = 4096
 SCHEMA: Final = 1
-# In `measured`: the odds of a text of low confidence, this model's to the stable one's, on the latter's probes. Absent without profiles.
+# In `measured`: the odds of a text of low confidence, this model's to the stable one's, on the latter's reference. Absent without profiles.
 CONFIDENCE_ODDS_RATIO: Final = "confidence_odds_ratio"
+_MESSAGE_CHARACTERS: Final = (1000, 300, 150, 80, 40)
 
 
 class MalformedReport(ValueError):
@@ -34,7 +35,9 @@ class Check:
 class VerifyReport:
     """The whole verdict of a verify run.
 
-    `measured` holds figures that inform and do not judge (e.g. `latency_p50_seconds`, `load_seconds`, `texts_per_second`).
+    `measured` holds figures that inform and do not judge (e.g. `latency_p50_seconds`, `load_seconds`, `texts_per_second`). Where both
+    versions have a reference profile, `low_confidence_share` and `stable_low_confidence_share` are there (how many of stable's reference
+    texts lie below each model's own lowest decile) and CONFIDENCE_ODDS_RATIO of the two: what the confidence gate has to tolerate.
     """
 
     checks: tuple[Check, ...]
@@ -55,11 +58,14 @@ class VerifyReport:
         return "; ".join(failed) if failed else f"{len(self.checks)} checks passed"
 
     def to_json(self) -> str:
-        """Returns one line of JSON of at most 4096 bytes. Raises ValueError when it would be longer."""
-        line = json.dumps({"schema": SCHEMA, "passed": self.passed, **asdict(self)}, separators=(",", ":"))
-        if len(line.encode()) > MAX_BYTES:
-            raise ValueError(f"verify report has {len(line.encode())} bytes, a termination message holds {MAX_BYTES}")
-        return line
+        """Returns one line of JSON of at most 4096 bytes, with the longest messages shortened. Raises ValueError when that cannot be."""
+        for characters in _MESSAGE_CHARACTERS:
+            checks = [{**asdict(check), "message": _shortened(check.message, characters)} for check in self.checks]
+            report = {"schema": SCHEMA, "passed": self.passed, **asdict(self), "checks": checks}
+            line = json.dumps(report, separators=(",", ":"), ensure_ascii=False)
+            if len(line.encode()) <= MAX_BYTES:
+                return line
+        raise ValueError(f"verify report has {len(line.encode())} bytes, a termination message holds {MAX_BYTES}")
 
     @classmethod
     def from_json(cls, text: str) -> VerifyReport:
@@ -79,3 +85,7 @@ class VerifyReport:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MalformedReport(f"not a verify report ({type(error).__name__}: {error}): {text[:120]!r}") from error
+
+
+def _shortened(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, assert_never
 
-from serinus_contract.names import API_VERSION, GROUP, KIND
+from serinus_contract.names import API_VERSION, GROUP, KIND, space_service
 from serinus_operator import manifests
 from serinus_operator.cache import Cache
 from serinus_operator.errors import Conflict
@@ -73,6 +73,11 @@ class Writer:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             if not _stands(manifest, self._cache.child(key, _KEPT_BY.get(kind) or kind, name), live):
                 self._cache.put(kind, await self._kube.apply(manifest))
+        for name, service in self._cache.children(key).services.items():
+            prefix = space_service(release.name, "")
+            if name.startswith(prefix) and name.removeprefix(prefix) not in live.spaces:
+                await self._kube.delete("Service", release.namespace, name)
+                self._cache.drop("Service", dict(service))
         if live.route is None and (route := self._cache.child(key, "HTTPRoute", release.name)) is not None:
             await self._kube.delete("HTTPRoute", release.namespace, release.name)
             self._cache.drop("HTTPRoute", route)

@@ -27,3 +27,11 @@ class NotFound(SerinusError):
 
 class Rejected(SerinusError):
     """A system beside us understood the call and refused it; the same call will be refused again until somebody acts."""
+
+
+class Unauthorized(Rejected):
+    """It does not know who we are: credentials are missing or wrong."""
+
+
+class Forbidden(Rejected):
+    """It knows who we are, or by which name we call it, and does not let us."""

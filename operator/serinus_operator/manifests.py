@@ -115,10 +115,17 @@ def serving(release: Release, live: ApplyServing) -> tuple[JSON, ...]:
     return (
         budget,
         _service(release, f"{release.name}-stable", everyone | {names.REVISION_LABEL: live.stable or _NO_REVISION}),
+        *(space_service(release, space) for space in live.spaces),
         *([] if live.route is None else [http_route(release, live.route)]),
         _service(release, f"{release.name}-canary", everyone | {names.REVISION_LABEL: live.canary or _NO_REVISION}),
         shared,
     )
+
+
+def space_service(release: Release, space: str) -> JSON:
+    """The Service over the pods of one vector space, for clients that pin it and for the pods that pass them on."""
+    selector = {names.RELEASE_LABEL: release.name, names.SPACE_LABEL: space}
+    return _service(release, names.space_service(release.name, space), selector)
 
 
 def http_route(release: Release, route: Route) -> JSON:
@@ -156,7 +163,9 @@ def served_revisions(
     except KeyError:
         return None
     stable, canary = (None if revision == _NO_REVISION else revision for revision in (stable, canary))
-    return ApplyServing(stable, canary, alone=shared, route=None if route is None else route_of(route))
+    prefix = names.space_service(release_name, "")
+    spaces = tuple(sorted(name.removeprefix(prefix) for name in services if name.startswith(prefix)))
+    return ApplyServing(stable, canary, shared, None if route is None else route_of(route), spaces)
 
 
 def route_of(http_route: Mapping[str, Any]) -> Route | None:
@@ -238,6 +247,7 @@ def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> 
         names.TRACKING_URI_ENV: defaults.tracking_uri,
         names.DIGEST_ENV: revision.digest,
         names.RELEASE_ENV: release.name,
+        names.NAMESPACE_ENV: release.namespace,
         names.REVISION_ENV: revision.revision,
         names.DRAIN_SECONDS_ENV: str(drain_seconds),
     }

@@ -35,7 +35,7 @@ from serinus_operator.metrics import Metrics
 from serinus_operator.notify import ANALYSIS_ALERT, Notifier
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
-from serinus_operator.registry import resolve, says, unresolved
+from serinus_operator.registry import lost, resolve, says, unresolved
 from serinus_operator.registry_watch import RegistryWatch
 from serinus_operator.rollout.model import (
     AnalysisResult,
@@ -186,7 +186,7 @@ class Reconciler:
         try:
             model = await self._around.registries.view((spec.model.registry, spec.model.name))
             resolution = resolve(spec, model, status.stable)
-            synced, registry_message = says(status.registry, model), ""
+            synced, registry_message = says(status.registry, model), lost(status.stable, model)
         except SerinusError as error:
             resolution = unresolved(spec.model, error)
             synced, registry_message = None, str(error)

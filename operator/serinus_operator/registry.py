@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import aiohttp
 
 from serinus_contract.names import DIGEST_TAG, SPACE_TAG
-from serinus_operator.errors import NotFound, Rejected, SerinusError, Unavailable
+from serinus_operator.errors import Forbidden, NotFound, Rejected, SerinusError, Unauthorized, Unavailable
 from serinus_operator.rollout.model import RegistryIntent, Resolution, Resolved, Revision, Unresolved
 from serinus_operator.settings import RegistrySettings
 from serinus_operator.spec import Follow, ModelRef, Spec
@@ -22,6 +22,7 @@ from serinus_operator.spec import Follow, ModelRef, Spec
 JSON: TypeAlias = dict[str, Any]
 
 _NO_STAGE: Final = "None"
+_GOES_ON: Final = "what serves goes on serving"
 _PAGE: Final = 1000
 
 
@@ -61,7 +62,8 @@ def resolve(spec: Spec, model: ModelView, stable: Revision | None) -> Resolution
             Follow.VERSION: sorted(model.versions),
         }
         has = ", ".join(known[ref.follow]) or "none"
-        return Unresolved("NotFound", f"{ref} names no model version; the registry has these: {has}")
+        message = f"{ref} names no model version; the registry has these: {has}. Set it there or change spec.model; {_GOES_ON}"
+        return Unresolved("NotFound", message)
     tags = model.versions[version].tags
     if DIGEST_TAG not in tags or SPACE_TAG not in tags:
         message = f"version {version} of {ref.name} has no {DIGEST_TAG} tag; register it with `serinus-server register`"
@@ -73,11 +75,26 @@ def unresolved(ref: ModelRef, error: SerinusError) -> Unresolved:
     """The registry gave no model at all."""
     match error:
         case NotFound():
-            return Unresolved("NotFound", f"{ref}: the registry has no such registered model")
+            message = "the registry has no such registered model; was it renamed? Then apply a release of its new name"
+            return Unresolved("NotFound", f"{ref}: {message}; {_GOES_ON}")
         case Unavailable():
-            return Unresolved("RegistryUnavailable", f"{ref}: {error}; what serves goes on serving", passing=True)
+            return Unresolved("RegistryUnavailable", f"{ref}: {error}; {_GOES_ON}", passing=True)
+        case Unauthorized():
+            return Unresolved("RegistryUnauthorized", f"{ref}: {error}; {_GOES_ON}")
+        case Forbidden():
+            return Unresolved("RegistryForbidden", f"{ref}: {error}; {_GOES_ON}")
         case _:
-            return Unresolved("RegistryRefused", f"{ref}: {error}")
+            return Unresolved("RegistryRefused", f"{ref}: {error}; {_GOES_ON}")
+
+
+def lost(stable: Revision | None, model: ModelView) -> str:
+    """What to do about a stable version that the registry has no more; empty when it has it. Pure."""
+    if stable is None or stable.version in model.versions:
+        return ""
+    return (
+        f"model version {stable.version}, which serves, was deleted from the registry: pods that run go on, new ones cannot load it; "
+        "restore it, or roll out another version"
+    )
 
 
 def says(intent: RegistryIntent, model: ModelView) -> bool:
@@ -161,9 +178,12 @@ class Registry:
                 text = await response.text()
                 answer: JSON = json.loads(text) if response.status < 400 else _error_of(text)
         except TimeoutError as error:
-            raise Unavailable(f"MLflow did not answer within {self._timeout.total:.0f} s") from error
+            raise Unavailable(f"MLflow did not answer within {self._timeout.total:g} s; is it overloaded?") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unavailable(f"MLflow: {type(error).__name__}: {str(error)[:300]}") from error
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            raise Unavailable(
+                f"MLflow cannot be reached ({why}); does it run, and is the registry's trackingUri right?"
+            ) from error
         if response.status >= 400:
             raise _translate(response.status, answer, text)
         return answer
@@ -178,19 +198,26 @@ class Registry:
 
 
 def _translate(status: int, answer: JSON, text: str) -> SerinusError:
-    code, message = (
-        str(answer.get("error_code", "")),
-        str(answer.get("message") or text)[:300].split("\n", maxsplit=1)[0],
-    )
+    """What went wrong, and what to do. A text that is no JSON comes from MLflow's host check, or from a proxy in between."""
+    code = str(answer.get("error_code", ""))
+    said = " ".join(str(answer.get("message") or text).split())[:300]
     if code == "RESOURCE_DOES_NOT_EXIST":
-        return NotFound(message)
-    if status in (401, 403) or code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
-        return Rejected(
-            f"MLflow refuses the operator ({status} {message}); check the registry's Secret and MLflow's allowed hosts"
+        return NotFound(said)
+    if status == 401 or code == "UNAUTHENTICATED":
+        return Unauthorized("MLflow does not accept the operator's credentials (401); correct the registry's Secret")
+    if status == 403 and "host" in said.lower() and not code:
+        return Forbidden(
+            f"MLflow refuses the host name that it is called by (403 {said}); add the trackingUri's host to its --allowed-hosts"
+        )
+    if status == 403 or code == "PERMISSION_DENIED":
+        return Forbidden(
+            f"MLflow does not allow it to the operator's user (403 {said}); give that user EDIT on the registered model"
         )
     if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
-        return Rejected(f"MLflow refused the call: {message}")
-    return Unavailable(f"MLflow: {status} {message}")
+        return Rejected(f"MLflow refused the call: {said}")
+    if status == 404:
+        return Rejected(f"there is no MLflow behind the registry's trackingUri (404 {said}); correct it")
+    return Unavailable(f"MLflow failed ({status} {said}); its log says why, and it is asked again at every poll")
 
 
 def _error_of(text: str) -> JSON:

@@ -207,6 +207,13 @@ class Gateway:
     hostnames: tuple[str, ...] = ()
 
 
+class OnSpaceChange(StrEnum):
+    """A target whose vectors are of another space than stable's: traffic is split and that is said, or it does not start."""
+
+    SPLIT = "Split"
+    REFUSE = "Refuse"
+
+
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """How replicas move. After a promotion the former stable is kept warm for `scale_down_delay`, and gates go on for `bake`.
@@ -218,6 +225,7 @@ class Strategy:
     max_surge: int
     capacity_floor_percent: int
     on_failure: OnFailure
+    on_space_change: OnSpaceChange
     progress_deadline: timedelta
     scale_down_delay: timedelta
     bake: timedelta
@@ -292,6 +300,7 @@ def _parse(data: Mapping[str, Any]) -> Spec:
             max_surge=int(strategy["maxSurge"]),
             capacity_floor_percent=int(str(strategy["capacityFloor"]).removesuffix("%")),
             on_failure=OnFailure(strategy["onFailure"]),
+            on_space_change=OnSpaceChange(strategy["onSpaceChange"]),
             progress_deadline=parse_duration(strategy["progressDeadline"], "spec.strategy.progressDeadline"),
             scale_down_delay=parse_duration(strategy["scaleDownDelay"], "spec.strategy.scaleDownDelay"),
             bake=parse_duration(strategy["bake"], "spec.strategy.bake"),

@@ -76,34 +76,62 @@ def verify(report: Path, least_overlap: float) -> None:
     "--stage", type=click.Choice(["Staging", "Production", "Archived"]), help="Stage to give the new version."
 )
 @click.option(
-    "--reference", type=click.Path(exists=True, path_type=Path), help="JSON lines: texts of your traffic's domain."
+    "--reference",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON lines: texts of your traffic's domain. Up to 256 of them are stored with the model, to judge later versions on.",
 )
 @click.option(
-    "--probes", type=click.Path(exists=True, path_type=Path), help="JSON lines: golden probes beside the built-in ones."
+    "--profile-from",
+    metavar="VERSION",
+    help="Keep the reference profile of this trusted version: a damaged model that makes its own looks confident.",
+)
+@click.option(
+    "--same-space-as",
+    metavar="VERSION",
+    help="This is a copy of that version (half precision, int8): the same vector space. Measured, and refused when it is not.",
+)
+@click.option(
+    "--probes",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON lines: golden probes beside the built-in ones.",
 )
 @click.option(
     "--tracking-uri", envvar="MLFLOW_TRACKING_URI", required=True, show_envvar=True, help="The MLflow server."
 )
-def register(path: Path, name: str, alias: str | None, stage: str | None, reference: Path | None, probes: Path | None,
-             tracking_uri: str) -> None:  # fmt: skip
+def register(path: Path, name: str, alias: str | None, stage: str | None, reference: Path | None, profile_from: str | None,
+             same_space_as: str | None, probes: Path | None, tracking_uri: str) -> None:  # fmt: skip
     """Package the sentence-transformers model in PATH and register it as a new version.
 
     Registers safetensors, tokenizer, configuration, an ONNX export, golden probes and the reference profile; nothing that runs code.
     """
+    if reference is not None and profile_from is not None:
+        raise click.UsageError("--reference makes a profile and --profile-from keeps one: give one of them")
     from serinus_server import register as registration
 
     def progress(text: str) -> None:
         click.echo(f"  {text}", err=True)
 
-    references = registration.read_texts(reference) if reference else []
-    if not references:
-        progress("no --reference texts: confidence, its limit and its alert are off for this version")
-    all_probes = registration.built_in_probes() + (registration.read_texts(probes) if probes else [])
     with tempfile.TemporaryDirectory(prefix="serinus-") as folder:
-        package = Path(folder) / "model"
-        registration.package(path, package, references, all_probes, progress)
+        scratch = Path(folder)
+
+        def trusted(version: str | None) -> registration.Trusted | None:
+            return registration.trusted(name, version, tracking_uri, scratch) if version else None
+
+        wishes = registration.Wishes(
+            registration.built_in_probes() + (registration.read_texts(probes) if probes else []),
+            registration.read_texts(reference) if reference else (),
+            trusted(profile_from),
+            trusted(same_space_as),
+        )
+        if not wishes.reference and wishes.profile_from is None:
+            progress("no --reference texts: confidence, its limit and its alert are off for this version")
+        packaged = registration.package(path, scratch / "model", wishes, progress)
+        parameters = {
+            "source": path.name, "probes": len(wishes.probes), "reference_texts": len(wishes.reference),
+            "profile_from": profile_from or "", "same_space_as": same_space_as or "",
+        }  # fmt: skip
         done = registration.register(
-            package, name, tracking_uri, {"source": path.name}, progress, alias=alias, stage=stage
+            scratch / "model", name, tracking_uri, parameters, packaged.metrics, progress, alias=alias, stage=stage
         )
     click.echo(f"{done.name} version {done.version} space {done.space} digest {done.digest}")
 

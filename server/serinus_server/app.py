@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,10 +24,11 @@ from serinus_server.batching import Batcher
 from serinus_server.drift import probe_cosine
 from serinus_server.edge import Edge, EdgeState, answer_error
 from serinus_server.encoders import Encoder, Vectors
-from serinus_server.errors import OtherSpace, ServerError
+from serinus_server.errors import ServerError
 from serinus_server.loading import Model
 from serinus_server.observing import Observer, Prediction, tell
 from serinus_server.package import Reference
+from serinus_server.pinning import Neighbours, in_cluster
 from serinus_server.schemas import DOCS, EmbeddingRequest, parse_openai, parse_predict
 from serinus_server.settings import Settings
 from serinus_server.telemetry import Telemetry
@@ -64,6 +65,8 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
             with contextlib.suppress(ServerError):  # overloaded: the next time
                 await probe()
 
+    neighbours = Neighbours(settings.release, space, in_cluster(settings.namespace))
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         batcher.start()
@@ -75,14 +78,12 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
         await batcher.stop()
         for observer in observers:
             await observer.close()
+        await neighbours.close()
 
     app = FastAPI(title="Serinus embedding server", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(ServerError, answer_error)
 
     async def encode(request: Request, asked: EmbeddingRequest) -> tuple[Vectors, list[float] | None, list[int]]:
-        pinned = request.headers.get(SPACE_HEADER)
-        if pinned is not None and pinned != space:
-            raise OtherSpace(f"space {pinned} is not served here; this is space {space}")
         vectors, tokens = await batcher.encode(asked.texts)
         confidence = None
         if reference.profile is not None:
@@ -103,6 +104,19 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
                        confidence[index] if confidence else None, vectors[index], text, ids[index])
             for index, text in enumerate(texts)
         ])  # fmt: skip
+
+    def own_space(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """The route, for requests that pin this space or none; others are passed to the space that they pin."""
+
+        async def answer(request: Request) -> Response:
+            if request.headers.get(SPACE_HEADER, space) == space:
+                return await route(request)
+            path, state = request.url.path, request.state
+            state.forwarded = True
+            given = await neighbours.answer(path, await request.body(), request.headers, state.request_id)
+            return Response(given.body, given.status, given.headers)
+
+        return answer
 
     async def predict(request: Request) -> Response:
         asked = parse_predict(await request.body(), settings)
@@ -127,8 +141,8 @@ def build(settings: Settings, model: Model, encoder: Encoder, reference: Referen
         answer = {"object": "list", "data": data, "model": model.name, "usage": usage}
         return _json(answer, BackgroundTask(after, request, asked.texts, vectors, confidence, tokens))
 
-    app.add_route("/predict", predict, methods=["POST"])
-    app.add_route("/v1/embeddings", embeddings, methods=["POST"])
+    app.add_route("/predict", own_space(predict), methods=["POST"])
+    app.add_route("/v1/embeddings", own_space(embeddings), methods=["POST"])
     _add_information(app, model, encoder, telemetry, lambda: batcher.alive and not state.draining)
     headers = {MODEL_VERSION_HEADER: model.version, SPACE_HEADER: space}
     return Edge(app, settings, telemetry, state, headers)

@@ -67,14 +67,18 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *headers]
+                given = message.get("headers", [])
+                named = {name for name, _ in given}  # a neighbour's answer names the model and the space that gave it
+                message["headers"] = [*given, *(header for header in headers if header[0] not in named)]
             await send(message)
 
         try:
             await self._app(scope, self._bounded(scope, receive), send_with_headers)
         except Exception:  # Starlette has answered 500 by now; the fault is logged with its request
             log.exception("request %s failed", request_id)
-        if scope["path"] in HOT_ROUTES and status:
+        if scope["state"].get("forwarded"):  # another revision's time and faults are not this one's
+            self._telemetry.forwarded.labels(str(status)).inc()
+        elif scope["path"] in HOT_ROUTES and status:
             self._telemetry.requests.labels(scope["path"], str(status)).inc()
             if status < 300:
                 self._telemetry.duration.labels(scope["path"]).observe(time.perf_counter() - began)

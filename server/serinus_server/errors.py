@@ -25,6 +25,10 @@ class OtherSpace(ServerError):
     """The client pins an embedding space that this server does not serve."""
 
 
+class NeighbourFailed(ServerError):
+    """The server of the space that the client pins gave no answer."""
+
+
 class Overloaded(ServerError):
     """The queue is full. `retry_after_seconds` is when it should have room."""
 
@@ -58,6 +62,7 @@ STATUS: Final[dict[type[ServerError], tuple[int, str]]] = {
     InvalidInput: (422, "invalid_input"),
     TooLarge: (413, "too_large"),
     OtherSpace: (409, "other_space"),
+    NeighbourFailed: (504, "neighbour_failed"),
     Overloaded: (429, "overloaded"),
     EncoderFailed: (500, "encoder_failed"),
     EncoderCrashed: (503, "encoder_crashed"),

@@ -72,13 +72,13 @@ def _download(
         folder.mkdir(parents=True, exist_ok=True)
         repository.download_artifacts(contract.PATH, str(folder))
         manifest = read_manifest(folder)
+        wanted = "serinus/" if only_reference else ""
         for path in manifest.files:
-            if not only_reference or path.startswith("serinus/"):
+            if path.startswith(wanted):
                 repository.download_artifacts(path, str(folder))
     except (MlflowException, OSError) as error:
         raise ModelUnavailable(f"{parsed[0]} from {tracking_uri}: {str(error)[:300]}") from error
-    if not only_reference:
-        check_files(folder, manifest, digest)
+    check_files(folder, manifest, digest, wanted)
     return Model(name, version, folder, manifest)
 
 

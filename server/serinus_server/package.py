@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
-from safetensors.numpy import load_file
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import MalformedManifest, Manifest
@@ -16,16 +20,23 @@ from serinus_server.encoders import Vectors
 from serinus_server.errors import ModelUnavailable, UnsafeModel
 from serinus_server.profile import Profile
 
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+_PICKLES: Final = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+# In an ONNX file: a StringStringEntryProto whose key (field 1) is "location", up to the tag of its value (field 2).
+_EXTERNAL_LOCATION: Final = b"\x0a\x08location\x12"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Golden probes with their expected vectors (n, dim), and the reference profile where the model has one."""
+    """Golden probes with their expected vectors (n, dim) and nearest probes (n, 10); the reference profile where the model has one.
+
+    `shared` are the texts of the profile's sample: another version is judged on them.
+    """
 
     probes: tuple[str, ...]
     vectors: Vectors
-    profile: Profile | None
+    neighbours: NDArray[np.int32]
+    profile: Profile | None = None
+    shared: tuple[str, ...] = ()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -39,11 +50,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise UnsafeModel(f"{path}: {error}") from error
 
 
-def check_files(folder: Path, manifest: Manifest, digest: str | None) -> None:
-    """Every file of the manifest is there with its SHA-256, and the whole is what was asked for. Raises ModelUnavailable."""
+def check_files(folder: Path, manifest: Manifest, digest: str | None, under: str = "") -> None:
+    """Every file of the manifest whose path begins with `under` is there with its SHA-256, and the whole is what was asked for.
+
+    Raises ModelUnavailable, and UnsafeModel for a file that would be read by running it or reads elsewhere.
+    """
     if digest is not None and manifest.digest != digest:
         raise ModelUnavailable(f"the model has digest {manifest.digest}, the registry named {digest}")
     for path, expected in manifest.files.items():
+        if not path.startswith(under):
+            continue
         refuse_unsafe([Path(path)])
         try:
             found = sha256(folder / path)
@@ -51,16 +67,38 @@ def check_files(folder: Path, manifest: Manifest, digest: str | None) -> None:
             raise ModelUnavailable(f"{path} is in the manifest and not in the model") from None
         if found != expected:
             raise ModelUnavailable(f"{path} has SHA-256 {found}, the manifest says {expected}")
+        if path.endswith(".onnx"):
+            _refuse_data_elsewhere(folder, path)
 
 
 def read_reference(folder: Path) -> Reference:
     """Probes and profile of a packaged model. Needs only the files under `serinus/`."""
-    vectors = load_file(folder / contract.VECTORS_PATH)
-    probes = tuple(json.loads((folder / contract.PROBES_PATH).read_text(encoding="utf-8")))
-    profile = None
-    if "centroids" in vectors:
-        profile = Profile.read(vectors, json.loads((folder / contract.PROFILE_PATH).read_text(encoding="utf-8")))
-    return Reference(probes, vectors["probes"], profile)
+    tensors = load_file(folder / contract.VECTORS_PATH)
+    probes = tuple(_read_json(folder / contract.PROBES_PATH))
+    golden = Reference(probes, tensors["probes"], tensors["neighbours"])
+    if "centroids" not in tensors:
+        return golden
+    profile = Profile.read(tensors, _read_json(folder / contract.PROFILE_PATH))
+    return replace(golden, profile=profile, shared=tuple(_read_json(folder / contract.REFERENCE_PATH)))
+
+
+def write_reference(folder: Path, reference: Reference) -> None:
+    """Writes what `read_reference` reads."""
+    (folder / contract.PROBES_PATH).parent.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / contract.PROBES_PATH, reference.probes)
+    tensors: dict[str, np.ndarray] = {"probes": reference.vectors, "neighbours": reference.neighbours}
+    if reference.profile is not None:
+        tensors |= reference.profile.tensors()
+        _write_json(folder / contract.PROFILE_PATH, reference.profile.figures())
+        _write_json(folder / contract.REFERENCE_PATH, reference.shared)
+    save_file(tensors, folder / contract.VECTORS_PATH)
+
+
+def refuse_pickled_only(files: Iterable[Path]) -> None:
+    """Raises UnsafeModel for a folder whose weights only unpickling could read. Pickles beside safetensors are left alone."""
+    found = list(files)
+    safe = {file.parent for file in found if file.suffix == ".safetensors"}
+    refuse_unsafe(file for file in found if file.suffix in _PICKLES and file.parent not in safe)
 
 
 def refuse_unsafe(files: Iterable[Path]) -> None:
@@ -76,3 +114,28 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _refuse_data_elsewhere(folder: Path, path: str) -> None:
+    """An ONNX file may name other files that hold its tensors: those must lie beside it. Raises UnsafeModel otherwise."""
+    for location in _external_locations(folder / path):
+        pure = PurePosixPath(location)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in location:
+            raise UnsafeModel(f"{path}: reads its tensors from {location!r}, which is outside the model's folder")
+
+
+def _external_locations(path: Path) -> Iterator[str]:
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(_EXTERNAL_LOCATION)
+        while at >= 0:
+            start = at + len(_EXTERNAL_LOCATION)
+            yield content[start + 1 : start + 1 + content[start]].decode(errors="replace")
+            at = content.find(_EXTERNAL_LOCATION, start)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

@@ -62,6 +62,11 @@ class Profile:
         shares = ("confidence_shares", "token_shares", "mean_cosine_shares")
         return {name: getattr(self, name) for name in (*names, *shares, "texts", "held_out")}
 
+    @property
+    def sampled(self) -> range:
+        """Which of the reference texts `sample` is of."""
+        return range(0, len(self.sample) * _HELD_OUT_EVERY, _HELD_OUT_EVERY)
+
     @classmethod
     def read(cls, tensors: dict[str, Vectors], figures: dict[str, Any]) -> Profile:
         """The profile of which `tensors` and `figures` were stored. Raises KeyError, TypeError for anything else."""

@@ -1,4 +1,4 @@
-"""`serinus-server register`: packages a sentence-transformers folder and registers it as a model version. The only module with torch.
+"""`serinus-server register`: packages a sentence-transformers folder and registers it as a model version. Needs torch.
 
 What is registered: safetensors, tokenizer, configuration, an ONNX export, the reference profile, golden probes, and a manifest with the
 SHA-256 of each. Nothing else goes in, and nothing pickled.
@@ -6,36 +6,68 @@ SHA-256 of each. Nothing else goes in, and nothing pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
-import torch
-from safetensors.numpy import save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules.normalize import Normalize
-from sentence_transformers.base.modules.transformer import Transformer
-from sentence_transformers.sentence_transformer.modules.pooling import Pooling
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
 from serinus_contract.names import DIGEST_TAG, SPACE_TAG
+from serinus_server.encoders import Vectors
 from serinus_server.encoders.onnx import OnnxEncoder
-from serinus_server.errors import ModelUnavailable, UnsafeModel
-from serinus_server.package import refuse_unsafe, sha256
-from serinus_server.profile import make_profile
+from serinus_server.errors import ModelUnavailable
+from serinus_server.export import export
+from serinus_server.loading import fetch
+from serinus_server.neighbourhood import lowest_cosine, mean_cosine, nearest, overlap
+from serinus_server.package import Reference, read_reference, sha256, write_reference
+from serinus_server.profile import Profile, make_profile
+from serinus_server.source import Source, load_source
+from serinus_server.space import space_identity
 
-Progress = Callable[[str], None]
+Progress: TypeAlias = Callable[[str], None]
 
 _EXPORT_COSINE: Final = 0.9999
+_SAME_SPACE_COSINE: Final = 0.999
+_SAME_SPACE_COSINE_INT8: Final = 0.99
+_SAME_SPACE_OVERLAP_INT8: Final = 0.95
 _BATCH: Final = 32
+_PROGRESS_SECONDS: Final = 2.0
+_LONG_PROBES: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """A version that is registered already: its manifest and what is stored of its vectors."""
+
+    version: str
+    manifest: Manifest
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a package is made from beside the model. `profile_from` and `same_space_as` are versions that are trusted."""
+
+    probes: Sequence[str]
+    reference: Sequence[str] = ()
+    profile_from: Trusted | None = None
+    same_space_as: Trusted | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """What was packaged, and the figures that go to the registry's run."""
+
+    manifest: Manifest
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,40 +80,36 @@ class Registered:
     digest: str
 
 
-def package(
-    source: Path, target: Path, reference: Sequence[str], probes: Sequence[str], progress: Progress
-) -> Manifest:
-    """Writes the clean package of the model in `source` to `target`. Raises UnsafeModel, ModelUnavailable, ValueError."""
-    refuse_unsafe(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-    _refuse_custom_code(source)
-    progress(f"loading {source}")
-    model = SentenceTransformer(
-        str(source), device="cpu", local_files_only=True, model_kwargs={"attn_implementation": "eager"}
-    )
-    transformer, pooling, normalize = _parts(model)
+def package(folder: Path, target: Path, wishes: Wishes, progress: Progress) -> Packaged:
+    """Writes the clean package of the model in `folder` to `target`. Raises UnsafeModel, ModelUnavailable, ValueError."""
+    began = time.monotonic()
+    progress(f"loading {folder}")
+    source = load_source(folder)
     target.mkdir(parents=True, exist_ok=True)
-    model.save(str(target), safe_serialization=True, create_model_card=False)
+    source.model.save(str(target), safe_serialization=True, create_model_card=False)
     progress("exporting to ONNX")
-    _export(model, transformer, target)
+    export(source, target / contract.ONNX_PATH)
     manifest = Manifest(
-        space=space_identity(model, pooling=pooling, normalize=normalize),
-        dim=int(model.get_embedding_dimension() or 0),
-        max_tokens=int(model.max_seq_length or 512),
-        pooling=pooling,
-        normalize=normalize,
-        files={},
-    )
-    progress(f"encoding {len(probes)} probes and {len(reference)} reference texts")
-    _write_reference(model, target, manifest, reference, probes)
+        space_identity(source), source.dim, source.max_tokens, source.pooling, source.normalize, {}, source.output, source.prompt
+    )  # fmt: skip
+    encoder = OnnxEncoder(target, manifest, threads=0)
+    golden, metrics = _golden(source, encoder, wishes.probes, progress)
+    if wishes.same_space_as is not None:
+        metrics |= measure_same_space(manifest, wishes.same_space_as, _encoding(encoder, progress))
+        manifest = replace(manifest, space=wishes.same_space_as.manifest.space)
+    reference = _with_profile(golden, encoder, manifest, wishes, progress)
+    write_reference(target, reference)
     files = {str(path.relative_to(target)): sha256(path) for path in sorted(target.rglob("*")) if path.is_file()}
-    manifest = Manifest(manifest.space, manifest.dim, manifest.max_tokens, pooling, normalize, files)
+    manifest = replace(manifest, files=files)
     (target / contract.PATH).write_text(manifest.to_json(), encoding="utf-8")
-    return manifest
+    if reference.profile is not None:
+        metrics["reference_median_cosine"] = reference.profile.median_cosine
+    return Packaged(manifest, {**metrics, "packaging_seconds": time.monotonic() - began})
 
 
-def register(folder: Path, name: str, tracking_uri: str, parameters: Mapping[str, str], progress: Progress,
-             *, alias: str | None = None, stage: str | None = None) -> Registered:  # fmt: skip
-    """Uploads a package and registers it; alias and stage move last, when the version is whole."""
+def register(folder: Path, name: str, tracking_uri: str, parameters: Mapping[str, object], metrics: Mapping[str, float],
+             progress: Progress, *, alias: str | None = None, stage: str | None = None) -> Registered:  # fmt: skip
+    """Logs a run, uploads the package and registers it; alias and stage move last, when the version is whole."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for the result
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -92,10 +120,11 @@ def register(folder: Path, name: str, tracking_uri: str, parameters: Mapping[str
         experiment = client.get_experiment_by_name(name)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
         run = client.create_run(experiment_id, run_name=f"register {name}")
-        for key, value in {**parameters, "dim": str(manifest.dim), "space": manifest.space}.items():
+        for key, value in {**parameters, **_parameters(manifest)}.items():
             client.log_param(run.info.run_id, key, value)
-        progress(f"uploading {sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.0f} MB")
-        client.log_artifacts(run.info.run_id, str(folder), "model")
+        for key, figure in metrics.items():
+            client.log_metric(run.info.run_id, key, figure)
+        _upload(client, run.info.run_id, folder, progress)
         client.set_terminated(run.info.run_id)
         if not client.search_registered_models(f"name='{name}'"):
             client.create_registered_model(name)
@@ -113,36 +142,46 @@ def register(folder: Path, name: str, tracking_uri: str, parameters: Mapping[str
     return Registered(name, version, manifest.space, manifest.digest)
 
 
-def space_identity(model: SentenceTransformer, *, pooling: str, normalize: bool) -> str:
-    """What makes vectors comparable: tensor values, the tokenizer, the semantic configuration, the dimension. Never files.
+def trusted(name: str, version: str, tracking_uri: str, folder: Path) -> Trusted:
+    """What the registry stores of a version of the same model. Raises ModelUnavailable."""
+    model = fetch(f"models:/{name}/{version}", tracking_uri, folder, only_reference=True)
+    return Trusted(model.version, model.manifest, read_reference(model.folder))
 
-    Saving the model again, another dtype on disk, batch size or backend change nothing. Returns 16 hex digits (a label's worth).
+
+def measure_same_space(
+    manifest: Manifest, other: Trusted, encode: Callable[[Sequence[str]], Vectors]
+) -> dict[str, float]:
+    """Holds a copy that is declared to be of another version's space against that version's vectors. Raises ValueError when it is not.
+
+    Rounding to half precision keeps every cosine above 0.999; int8 keeps 0.99, and then the neighbours decide.
     """
-    identity = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().to(torch.float32).contiguous().numpy()
-        identity.update(f"{name} {values.shape}".encode())
-        identity.update(values.tobytes())
-    backend = json.loads(model.tokenizer.backend_tokenizer.to_str())
-    backend["truncation"] = backend["padding"] = None
-    identity.update(json.dumps(backend, sort_keys=True).encode())
-    configuration = _parts(model)[0].auto_model.config
-    semantic = {
-        "pooling": pooling,
-        "normalize": normalize,
-        "max_tokens": model.max_seq_length,
-        "prompts": model.prompts,
-        "heads": getattr(configuration, "num_attention_heads", None),
-        "activation": getattr(configuration, "hidden_act", None),
-        "dim": model.get_embedding_dimension(),
-    }
-    identity.update(json.dumps(semantic, sort_keys=True).encode())
-    return identity.hexdigest()[:16]
+    for name in ("dim", "normalize"):
+        if getattr(manifest, name) != getattr(other.manifest, name):
+            theirs, ours = getattr(other.manifest, name), getattr(manifest, name)
+            raise ValueError(f"--same-space-as {other.version}: its {name} is {theirs}, this model's {ours}")
+    vectors = encode(other.reference.probes)
+    cosine, shared = (
+        lowest_cosine(vectors, other.reference.vectors),
+        overlap(nearest(vectors), other.reference.neighbours),
+    )
+    as_int8 = cosine >= _SAME_SPACE_COSINE_INT8 and shared >= _SAME_SPACE_OVERLAP_INT8
+    if cosine < _SAME_SPACE_COSINE and not as_int8:
+        raise ValueError(
+            f"--same-space-as {other.version}: the lowest cosine to its golden probes is {cosine:.4f} and {shared:.2f} of the neighbours "
+            f"are its own; {_SAME_SPACE_COSINE} is needed, or {_SAME_SPACE_COSINE_INT8} with {_SAME_SPACE_OVERLAP_INT8} of the neighbours"
+        )
+    return {"same_space_lowest_cosine": cosine, "same_space_neighbour_overlap": shared}
 
 
 def built_in_probes() -> list[str]:
-    """Sentences of many domains, for models that bring no probes of their own."""
-    return resources.files("serinus_server").joinpath("probes.txt").read_text(encoding="utf-8").splitlines()
+    """Sentences of many domains, and long texts made of them: a model that reads less of a text is found by the long ones alone."""
+    sentences = resources.files("serinus_server").joinpath("probes.txt").read_text(encoding="utf-8").splitlines()
+    lengths = (6, 12, 24, 48)  # sentences: about 70, 130, 250 and 500 tokens
+    long = [
+        " ".join(sentences[(index * 5 + each * 11) % len(sentences)] for each in range(lengths[index % len(lengths)]))
+        for index in range(_LONG_PROBES)
+    ]
+    return sentences + long
 
 
 def read_texts(path: Path) -> list[str]:
@@ -162,97 +201,72 @@ def read_texts(path: Path) -> list[str]:
     return texts
 
 
-def _refuse_custom_code(source: Path) -> None:
-    for path in source.rglob("*.json"):
-        content = path.read_text(encoding="utf-8", errors="replace")
-        if '"auto_map"' in content:
-            raise UnsafeModel(
-                f"{path.relative_to(source)}: auto_map asks for code of the model's own, which is not loaded"
-            )
-    modules = source / "modules.json"
-    if not modules.exists():
-        raise UnsafeModel("modules.json is missing: this is no sentence-transformers folder")
-    for module in json.loads(modules.read_text(encoding="utf-8")):
-        if not str(module["type"]).startswith("sentence_transformers."):
-            raise UnsafeModel(f"modules.json: module type {module['type']} is unknown")
-
-
-def _parts(model: SentenceTransformer) -> tuple[Transformer, str, bool]:
-    """Transformer, pooling mode and whether vectors are normalised. Raises UnsafeModel for other architectures."""
-    modules: list[Any] = list(model)
-    known = (
-        len(modules) in (2, 3)
-        and isinstance(modules[0], Transformer)
-        and isinstance(modules[1], Pooling)
-        and (len(modules) == 2 or isinstance(modules[2], Normalize))
-    )
-    if not known:
-        kinds = ", ".join(type(module).__name__ for module in modules)
-        raise UnsafeModel(f"modules.json: {kinds} is not supported; Transformer, Pooling and an optional Normalize are")
-    mode = modules[1].pooling_mode
-    if mode not in ("mean", "cls", "lasttoken"):
-        raise UnsafeModel(f"1_Pooling/config.json: pooling {mode} is not supported; mean, cls and lasttoken are")
-    return modules[0], mode, len(modules) == 3
-
-
-class _States(torch.nn.Module):
-    """The transformer as a function of positional tensors, which is what the exporter traces."""
-
-    def __init__(self, network: torch.nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.network, self.names = network, names
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Hidden states (batch, tokens, dim)."""
-        states: torch.Tensor = self.network(
-            **dict(zip(self.names, inputs, strict=True)), return_dict=True
-        ).last_hidden_state
-        return states
-
-
-def _export(model: SentenceTransformer, transformer: Transformer, target: Path) -> None:
-    network = transformer.auto_model.eval()
-    features = dict(
-        model.tokenizer(["a short text", "another, somewhat longer text"], padding=True, return_tensors="pt")
-    )
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in features]
-
-    path = target / contract.ONNX_PATH
-    path.parent.mkdir(exist_ok=True)
-    axes = {0: "batch", 1: "tokens"}
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the tracer warns of every shape that it sees as a constant; the result is checked below
-        torch.onnx.export(
-            _States(network, names), tuple(features[name] for name in names), str(path), input_names=names, output_names=["states"],
-            dynamic_axes=dict.fromkeys([*names, "states"], axes), opset_version=17, dynamo=False,
-        )  # fmt: skip
-
-
-def _write_reference(
-    model: SentenceTransformer, target: Path, manifest: Manifest, reference: Sequence[str], probes: Sequence[str]
-) -> None:
+def _golden(
+    source: Source, encoder: OnnxEncoder, probes: Sequence[str], progress: Progress
+) -> tuple[Reference, dict[str, float]]:
     """Vectors come from the export, which is what serves; it is first held against the model itself."""
-    encoder = OnnxEncoder(target, manifest, threads=0)
-    vectors = _encode(encoder, probes)
-    expected = model.encode(list(probes), batch_size=_BATCH, convert_to_numpy=True, show_progress_bar=False)
-    cosine = (vectors * expected).sum(axis=1) / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1))
-    if cosine.min() < _EXPORT_COSINE:
-        raise ModelUnavailable(
-            f"the ONNX export differs from the model: cosine {cosine.min():.6f}, {_EXPORT_COSINE} needed"
-        )
-    (target / "serinus").mkdir(exist_ok=True)
-    (target / contract.PROBES_PATH).write_text(json.dumps(list(probes), ensure_ascii=False), encoding="utf-8")
-    tensors = {"probes": vectors}
-    if reference:
-        lengths = [len(tokens) for tokens in encoder.tokenize(reference)]
-        profile = make_profile(_encode(encoder, reference), lengths)
-        tensors |= profile.tensors()
-        (target / contract.PROFILE_PATH).write_text(json.dumps(profile.figures()), encoding="utf-8")
-    save_file(tensors, target / contract.VECTORS_PATH)
+    progress(f"encoding {len(probes)} probes")
+    vectors = _encoding(encoder, progress)(probes)
+    expected = source.model.encode(list(probes), batch_size=_BATCH, convert_to_numpy=True, show_progress_bar=False)
+    cosine = lowest_cosine(vectors, expected)
+    if cosine < _EXPORT_COSINE:
+        raise ModelUnavailable(f"the ONNX export differs from the model: cosine {cosine:.6f}, {_EXPORT_COSINE} needed")
+    metrics = {"export_lowest_cosine": cosine, "probes_mean_cosine": mean_cosine(vectors)}
+    return Reference(tuple(probes), vectors, nearest(vectors)), metrics
 
 
-def _encode(encoder: OnnxEncoder, texts: Sequence[str]) -> np.ndarray:
-    tokens = encoder.tokenize(texts)
-    return np.concatenate([encoder.encode(tokens[start : start + _BATCH]) for start in range(0, len(tokens), _BATCH)])
+def _with_profile(
+    golden: Reference, encoder: OnnxEncoder, manifest: Manifest, wishes: Wishes, progress: Progress
+) -> Reference:
+    profile, shared = _profile(encoder, manifest, wishes, progress)
+    return golden if profile is None else replace(golden, profile=profile, shared=shared)
+
+
+def _profile(
+    encoder: OnnxEncoder, manifest: Manifest, wishes: Wishes, progress: Progress
+) -> tuple[Profile | None, tuple[str, ...]]:
+    other = wishes.profile_from
+    if other is not None:
+        if other.reference.profile is None:
+            raise ValueError(f"--profile-from {other.version}: that version has no reference profile")
+        if other.manifest.dim != manifest.dim:
+            raise ValueError(
+                f"--profile-from {other.version}: its vectors have {other.manifest.dim} dimensions, this model's {manifest.dim}"
+            )
+        return other.reference.profile, other.reference.shared
+    if not wishes.reference:
+        return None, ()
+    progress(f"encoding {len(wishes.reference)} reference texts")
+    lengths = [len(tokens) for tokens in encoder.tokenize(wishes.reference)]
+    profile = make_profile(_encoding(encoder, progress)(wishes.reference), lengths)
+    return profile, tuple(wishes.reference[index] for index in profile.sampled)
+
+
+def _encoding(encoder: OnnxEncoder, progress: Progress) -> Callable[[Sequence[str]], Vectors]:
+    """Encodes texts in batches and says how far it is every two seconds."""
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        tokens, batches, said_at = encoder.tokenize(texts), [], time.monotonic()
+        for start in range(0, len(tokens), _BATCH):
+            batches.append(encoder.encode(tokens[start : start + _BATCH]))
+            if time.monotonic() - said_at > _PROGRESS_SECONDS:
+                said_at = time.monotonic()
+                progress(f"  {start + len(batches[-1])} of {len(tokens)}")
+        return np.concatenate(batches)
+
+    return encode
+
+
+def _parameters(manifest: Manifest) -> dict[str, object]:
+    names = ("space", "dim", "max_tokens", "pooling", "normalize", "output", "prompt")
+    return {name: getattr(manifest, name) for name in names}
+
+
+def _upload(client: Any, run_id: str, folder: Path, progress: Progress) -> None:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    progress(f"uploading {len(files)} files, {size / 1e6:.0f} MB")
+    for path in files:
+        if path.stat().st_size > size / 4:
+            progress(f"  {path.relative_to(folder)}, {path.stat().st_size / 1e6:.0f} MB")
+        client.log_artifact(run_id, str(path), str(Path("model") / path.relative_to(folder).parent))

@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     )
     release: str = Field(default="", alias=names.RELEASE_ENV)
     revision: str = Field(default="", alias=names.REVISION_ENV)
+    namespace: str = Field(
+        default="",
+        alias=names.NAMESPACE_ENV,
+        description="where the release's Services are; empty outside of a cluster",
+    )
     drain_seconds: float = Field(
         default=15.0, ge=0, alias=names.DRAIN_SECONDS_ENV, description="how long SIGTERM goes on serving"
     )

@@ -21,6 +21,8 @@ class Telemetry:
             contract.REQUEST_DURATION_SECONDS, "First byte in to last byte out, of 2xx answers", ["route"],
             buckets=contract.LATENCY_BOUNDS_SECONDS, registry=self.registry,
         )  # fmt: skip
+        name = contract.FORWARDED_TOTAL.removesuffix("_total")
+        self.forwarded = Counter(name, "Requests passed to the space that they pin", ["code"], registry=self.registry)
         self.confidence = Histogram(
             contract.CONFIDENCE,
             "Nearness to the reference profile, a text",

@@ -37,6 +37,9 @@ class Workload:
     gpus: int = 10**9
 
 
+_OF_THE_MOMENT = ("serinus.at", "serinus.evidence")
+
+
 def alias(version: str) -> Callable[[World], None]:
     def move(world: World) -> None:
         world.resolution = Resolved(version, f"digest-{version}", f"space-{version}")
@@ -125,7 +128,7 @@ def play(workload: Workload, crash_at: int | None = None, *, committed: bool = F
 def end(world: World) -> dict[str, Any]:
     """Objects, registry and history, without instants."""
     status = world.status
-    tags = {v: {k: t for k, t in each.items() if k != "serinus.at"} for v, each in world.registry.tags.items()}
+    tags = {v: {k: t for k, t in each.items() if k not in _OF_THE_MOMENT} for v, each in world.registry.tags.items()}
     return {
         "objects": world.sides, "jobs": world.jobs, "serving": world.serving, "aliases": world.registry.aliases,
         "stages": world.registry.stages, "tags": tags, "stable": status.stable, "target": status.target,

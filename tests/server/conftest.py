@@ -28,11 +28,20 @@ def packaged(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return package(minilm, tmp_path_factory.mktemp("packaged") / "model")
 
 
+@pytest.fixture(scope="session")
+def rotated(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model followed by an orthogonal Dense layer, packaged: equal quality, and vectors that must never meet the first ones."""
+    folder = tmp_path_factory.mktemp("rotated")
+    command = [sys.executable, "examples/rotate.py", str(minilm), str(folder / "source")]
+    subprocess.run(command, check=True, capture_output=True, timeout=200, cwd=root())
+    return package(folder / "source", folder / "model")
+
+
 def package(source: Path, target: Path) -> Path:
     """Packages in a process of its own, as `register` would: torch's warnings and memory stay there."""
     code = (
         "import sys; from pathlib import Path; from serinus_server import register as r; from examples.sentences import sentences;"
-        "r.package(Path(sys.argv[1]), Path(sys.argv[2]), sentences()[:400], r.built_in_probes(), print)"
+        "r.package(Path(sys.argv[1]), Path(sys.argv[2]), r.Wishes(r.built_in_probes(), sentences()[:400]), print)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(source), str(target)], capture_output=True, text=True, timeout=300, cwd=root()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +17,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from tests.server.conftest import Served, package, root, start, stop
+from tests.server.conftest import Served, start, stop
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
-from serinus_contract.verification import CONFIDENCE_ODDS_RATIO, VerifyReport
-from serinus_server.errors import ModelUnavailable, UnsafeModel
-from serinus_server.loading import fetch
 
 pytestmark = pytest.mark.model
 
@@ -225,118 +219,3 @@ def test_full_or_slow_queue_answers_429_with_retry_after(
     assert stop(served) == 0
     assert {answer.status_code for answer in answers} == {200, 429}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
-
-
-# --- packaging and verification ---------------------------------------------------------------------------------------------------
-
-
-def test_packaging_again_gives_the_same_space(packaged: Path, tmp_path: Path) -> None:
-    """Saved again by another hand: every file may differ, the space does not."""
-    again = package(packaged_source(packaged, tmp_path), tmp_path / "again")
-    first, second = (Manifest.from_json((folder / contract.PATH).read_text()) for folder in (packaged, again))
-    assert first.space == second.space
-
-
-def packaged_source(packaged: Path, tmp_path: Path) -> Path:
-    """The package without what packaging added: a plain sentence-transformers folder."""
-    source = tmp_path / "source"
-    shutil.copytree(packaged, source, ignore=shutil.ignore_patterns("serinus", "onnx"))
-    return source
-
-
-def verify(model: Path, tmp_path: Path, against: Path | None = None) -> tuple[int, VerifyReport | None, str]:
-    report = tmp_path / "report.json"
-    environment = {**os.environ, "MLFLOW_MODEL_URI": str(model)}
-    if against is not None:
-        environment["SERINUS_VERIFY_AGAINST"] = str(against)
-    run = subprocess.run(
-        [sys.executable, "-m", "serinus_server", "verify", "--report", str(report)],
-        env=environment, capture_output=True, text=True, timeout=120, cwd=root(),
-    )  # fmt: skip
-    return (
-        run.returncode,
-        VerifyReport.from_json(report.read_text()) if report.exists() else None,
-        run.stdout + run.stderr,
-    )
-
-
-def test_verify_passes_the_same_model_and_fails_a_damaged_one(packaged: Path, minilm: Path, tmp_path: Path) -> None:
-    code, report, _ = verify(packaged, tmp_path, against=packaged)
-    assert code == 0
-    assert report is not None
-    assert report.passed
-    assert report.measured[CONFIDENCE_ODDS_RATIO] == pytest.approx(1.0, abs=0.2)
-    damaged = tmp_path / "damaged"
-    shutil.copytree(minilm, damaged)
-    rng = np.random.default_rng(3)
-    weights = load_file(minilm / "model.safetensors")
-    noisy = {
-        name: (tensor + rng.normal(0, 0.5 * tensor.std(), tensor.shape)).astype(tensor.dtype)
-        if tensor.dtype.kind == "f"
-        else tensor
-        for name, tensor in weights.items()
-    }
-    save_file(noisy, damaged / "model.safetensors", metadata={"format": "pt"})
-    code, report, _ = verify(package(damaged, tmp_path / "damaged-package"), tmp_path, against=packaged)
-    assert code == 1
-    assert report is not None
-    assert {check.name: check.passed for check in report.checks} == {
-        "probes": True, "finite": True, "collapse": True, "neighbours": False, "similarities": True,
-    }  # fmt: skip
-
-
-def test_a_changed_file_is_named_and_refused(packaged: Path, tmp_path: Path) -> None:
-    changed = tmp_path / "changed"
-    shutil.copytree(packaged, changed)
-    with (changed / "onnx" / "model.onnx").open("ab") as stream:
-        stream.write(b"!")
-    with pytest.raises(ModelUnavailable, match=r"onnx/model\.onnx has SHA-256"):
-        fetch(str(changed), None, tmp_path)
-    code, report, output = verify(changed, tmp_path)
-    assert (code, report) == (2, None)
-    assert "onnx/model.onnx" in output
-
-
-def test_another_digest_than_the_registrys_is_refused(packaged: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="the registry named abc"):
-        fetch(str(packaged), None, tmp_path, "abc")
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "named"),
-    [
-        ("pytorch_model.bin", b"\x80\x04", "pytorch_model.bin"),
-        ("modeling_mine.py", b"import os", "modeling_mine.py"),
-        ("config.json", b'{"auto_map": {"AutoModel": "mine.Model"}}', "config.json: auto_map"),
-        ("modules.json", b'[{"idx": 0, "name": "0", "path": "", "type": "mine.Module"}]', "mine.Module"),
-    ],
-)
-def test_models_that_would_run_code_are_refused_by_file_name(
-    minilm: Path, tmp_path: Path, file: str, content: bytes, named: str
-) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(minilm, source)
-    (source / file).write_bytes(content)
-    command = [
-        sys.executable,
-        "-m",
-        "serinus_server",
-        "register",
-        str(source),
-        "--name",
-        "m",
-        "--tracking-uri",
-        "http://127.0.0.1:1",
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=root())
-    assert run.returncode == 2
-    assert named in run.stderr
-    assert "Traceback" not in run.stderr
-
-
-def test_a_manifest_cannot_point_outside_its_folder(packaged: Path, tmp_path: Path) -> None:
-    (tmp_path / "serinus").mkdir()
-    text = (packaged / contract.PATH).read_text().replace('"config.json"', '"../../etc/passwd"')
-    (tmp_path / contract.PATH).write_text(text)
-    with pytest.raises(UnsafeModel, match="outside the model's folder"):
-        fetch(str(tmp_path), None, tmp_path)

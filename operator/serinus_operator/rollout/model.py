@@ -365,13 +365,14 @@ class Route:
 class ApplyServing:
     """Services and disruption budget of the release select these revisions; None selects no pod.
 
-    The shared Service selects every pod of the release, or those of the revision `alone`.
+    The shared Service selects every pod of the release, or those of the revision `alone`. Each of `spaces`, sorted, has one of its own.
     """
 
     stable: str | None
     canary: str | None
     alone: str | None = None
     route: Route | None = None
+    spaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

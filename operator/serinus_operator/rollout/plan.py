@@ -31,6 +31,7 @@ from serinus_operator.rollout.movement import evacuate, move, route, stable_serv
 from serinus_operator.rollout.promotion import promote, remember, watch_bake
 from serinus_operator.rollout.revision import steps_hash, target_of
 from serinus_operator.rollout.room import find_room
+from serinus_operator.rollout.spaces import explain, live_spaces, newcomer, refused
 from serinus_operator.rollout.steps import effective_steps, end, fresh_step, step_finished
 from serinus_operator.rollout.summary import summarise
 from serinus_operator.spec import OnFailure, Spec
@@ -47,7 +48,7 @@ def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResul
         watch_bake(draft, draft.status.former)
     if end_is_due(draft):
         withdraw(draft)
-    elif draft.status.canary is not None or (draft.rollout_is_due and not observed.queue):
+    elif draft.status.canary is not None or (draft.rollout_is_due and not observed.queue and not refused(draft)):
         roll(draft)
     else:
         rest(draft)
@@ -71,6 +72,8 @@ def adopt_target(draft: Draft) -> None:
     known = draft.status.target
     if known is None or known.revision != target.revision:
         draft.update(target=target)
+        if refused(draft):
+            _say_of_another_space(draft)
 
 
 def end_is_due(draft: Draft) -> bool:
@@ -117,6 +120,13 @@ def _start(draft: Draft) -> None:
     canary = Canary(target.revision, target.version, target.digest, target.space, started_at=draft.now)
     draft.update(canary=canary, former=None, capacity=Capacity(), step=None, weight=Weight(), gates=(), evidence=None)
     draft.say("RolloutStarted", f"model version {target.version} as revision {target.revision}")
+    _say_of_another_space(draft)
+
+
+def _say_of_another_space(draft: Draft) -> None:
+    found, stable = newcomer(draft), draft.status.stable
+    if found is not None and stable is not None:
+        draft.say("EmbeddingSpaceChanged", explain(draft, found, stable), warning=True)
 
 
 def _restart_if_edited(draft: Draft, steps: str) -> None:
@@ -205,6 +215,7 @@ def serve(draft: Draft) -> None:
         canary=canary.revision if canary else None,
         alone=alone.revision if alone else None,
         route=route(draft),
+        spaces=live_spaces(draft),
     )
     if draft.observed.serving != wanted:
         draft.do(wanted)

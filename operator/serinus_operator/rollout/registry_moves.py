@@ -5,11 +5,14 @@ A new revision of the version that is stable already (an edit of `serving`, say)
 
 from __future__ import annotations
 
+from typing import Final
+
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import Canary, Former, RegistryIntent, Result, Revision
 
-ARCHIVED = "Archived"
-_MAX_TAG_CHARACTERS = 4000
+ARCHIVED: Final = "Archived"
+REPLACED: Final = "Replaced"
+_MAX_TAG_CHARACTERS: Final = 4000
 
 
 def started(draft: Draft, canary: Canary) -> None:
@@ -40,7 +43,7 @@ def promoted(draft: Draft, canary: Canary, previous: Revision | None, reason: st
             aliases={moves.alias: canary.version} if moves.alias else {},
             withdrawn=_canary_alias(draft, canary),
             stages=stages,
-            tags={canary.version: _tags(draft, Result.PROMOTED, reason)},
+            tags={canary.version: _tags(draft, Result.PROMOTED, reason), **_replaced(draft, canary, previous)},
         )
     )
 
@@ -82,15 +85,33 @@ def ended(draft: Draft, canary: Canary, result: Result, reason: str) -> None:
     )
 
 
+def _replaced(draft: Draft, canary: Canary, previous: Revision | None) -> dict[str, dict[str, str]]:
+    if previous is None:
+        return {}
+    return {previous.version: _tags(draft, REPLACED, f"model version {canary.version} was promoted")}
+
+
 def _canary_alias(draft: Draft, canary: Canary) -> dict[str, str]:
     alias = draft.spec.on_canary.alias
     return {alias: canary.version} if alias and alias != draft.spec.on_promote.alias else {}
 
 
 def _tags(draft: Draft, result: str, reason: str) -> dict[str, str]:
+    """What a version carries of its last transition: in which release, how it ended, why, on what evidence, by whom, and when."""
+    evidence = "; ".join(gate.message for gate in draft.status.gates)
     return {
         "serinus.release": draft.release,
         "serinus.result": str(result),
         "serinus.reason": reason[:_MAX_TAG_CHARACTERS],
+        "serinus.evidence": evidence[:_MAX_TAG_CHARACTERS],
+        "serinus.by": _who(draft),
         "serinus.at": draft.now.isoformat(timespec="seconds"),
     }
+
+
+def _who(draft: Draft) -> str:
+    """The person's command that is obeyed in this very plan, else the operator."""
+    command, answered = draft.observed.command, draft.before.command
+    if command is None or (answered is not None and answered.id == command.id):
+        return "serinus-operator"
+    return f"command {command.verb} {command.id}"

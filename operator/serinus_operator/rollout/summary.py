@@ -10,6 +10,7 @@ from serinus_operator.rollout.capacity import floor
 from serinus_operator.rollout.draft import Draft, describe
 from serinus_operator.rollout.model import Canary, Condition, Phase, Unresolved
 from serinus_operator.rollout.movement import problem_of
+from serinus_operator.rollout.spaces import condition, explain, refused
 from serinus_operator.rollout.steps import effective_steps, waits_for_person
 
 
@@ -64,7 +65,11 @@ def _phase(draft: Draft, *, ready: bool, paused: bool) -> Phase:
         return Phase.PROGRESSING
     if ready:
         return Phase.HEALTHY
-    if (status.target is not None and status.target.rejected) or isinstance(draft.observed.resolution, Unresolved):
+    if (
+        (status.target is not None and status.target.rejected)
+        or refused(draft)
+        or isinstance(draft.observed.resolution, Unresolved)
+    ):
         return Phase.DEGRADED
     return Phase.PROGRESSING
 
@@ -87,6 +92,8 @@ def _message(draft: Draft, *, ready: bool) -> str:
         return resolution.message
     if status.target is not None and status.target.rejected:
         return f"model version {status.target.version} was rejected: {status.target.reason}"
+    if refused(draft) and status.target is not None and status.stable is not None:
+        return explain(draft, status.target, status.stable)
     if draft.observed.queue and draft.rollout_is_due and status.target is not None:
         return f"model version {status.target.version}: {draft.observed.queue}"
     if ready and status.stable is not None:
@@ -109,15 +116,16 @@ def _conditions(draft: Draft, *, ready: bool, paused: bool) -> tuple[Condition, 
     rejected = status.target is not None and status.target.rejected
     rolling = status.canary is not None
     unresolved = isinstance(resolution, Unresolved)
-    settled = ready or (rejected and not rolling)
+    refused_space = refused(draft)
+    settled = ready or ((rejected or refused_space) and not rolling)
     wanted = [
         ("Ready", ready, "Serving" if ready else "NotServingTarget", status.message),
         ("Reconciling", not settled, "RollingOut" if rolling else "AtRest", status.step_label),
         (
             "Stalled",
-            rejected and not rolling,
-            "TargetRejected" if rejected else "NotStalled",
-            status.target.reason if status.target else "",
+            (rejected or refused_space) and not rolling,
+            "TargetRejected" if rejected else ("EmbeddingSpaceChanged" if refused_space else "NotStalled"),
+            status.message if refused_space else (status.target.reason if status.target else ""),
         ),
         (
             "Progressing",
@@ -132,13 +140,17 @@ def _conditions(draft: Draft, *, ready: bool, paused: bool) -> tuple[Condition, 
             resolution.message if isinstance(resolution, Unresolved) else f"model version {resolution.version}",
         ),
     ]
+    if (space := condition(draft)) is not None:
+        wanted.append(space)
     if status.gates:
         verdict = overall(status.gates)
         wanted.append(
             ("AnalysisPassing", verdict is Verdict.PASS, str(verdict), "; ".join(gate.message for gate in status.gates))
         )
-    synced = observed.registry_synced is not None and not status.registry
-    wanted.append(("RegistrySynced", synced, "Synced" if synced else "Pending", observed.registry_message))
+    synced = observed.registry_synced is not None and not status.registry and not observed.registry_message
+    lost = observed.registry_synced is not None and bool(observed.registry_message)
+    reason = "Synced" if synced else "VersionDeleted" if lost else "Pending"
+    wanted.append(("RegistrySynced", synced, reason, observed.registry_message))
     before = {condition.type: condition for condition in draft.before.conditions}
     return tuple(
         _condition(draft, before.get(kind), kind, value, reason, message) for kind, value, reason, message in wanted

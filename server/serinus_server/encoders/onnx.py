@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from serinus_contract.manifest import ONNX_PATH, Manifest
+from serinus_contract.manifest import EMBEDDING, ONNX_PATH, Manifest
 from serinus_server.encoders import TokenIds, Vectors
-from serinus_server.encoders.tokens import load_tokenizer, pad
+from serinus_server.encoders.tokens import load_tokenizer, pad, token_ids
 
 
 class OnnxEncoder:
@@ -30,7 +30,7 @@ class OnnxEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """See Encoder."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        return token_ids(self._tokenizer, self._manifest.prompt, texts)
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         """See Encoder."""
@@ -47,7 +47,9 @@ class OnnxEncoder:
 
 
 def finish(states: Vectors, mask: np.ndarray, manifest: Manifest) -> Vectors:
-    """Pools (n, tokens, dim) hidden states to (n, dim) and normalises where the model does."""
+    """Pools (n, tokens, dim) hidden states to (n, dim) and normalises where the model does; a graph that did so itself is done."""
+    if manifest.output == EMBEDDING:
+        return states
     match manifest.pooling:
         case "mean":
             weights = mask[:, :, None].astype(np.float32)

@@ -19,6 +19,11 @@ def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     return tokenizer
 
 
+def token_ids(tokenizer: Tokenizer, prompt: str, texts: Sequence[str]) -> list[list[int]]:
+    """Each text's ids, behind the model's prompt."""
+    return [encoding.ids for encoding in tokenizer.encode_batch([prompt + text for text in texts])]
+
+
 def pad(batch: Sequence[TokenIds], multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids and mask, both (len(batch), longest) int64, padded on the right with zeros to a multiple of `multiple` tokens."""
     longest = -(-max(len(tokens) for tokens in batch) // multiple) * multiple

@@ -12,9 +12,10 @@ from typing import Any, Final
 import torch
 from transformers import AutoModel
 
-from serinus_contract.manifest import Manifest
+from serinus_contract.manifest import EMBEDDING, Manifest
 from serinus_server.encoders import TokenIds, Vectors
-from serinus_server.encoders.tokens import load_tokenizer, pad
+from serinus_server.encoders.head import load_head
+from serinus_server.encoders.tokens import load_tokenizer, pad, token_ids
 
 _LENGTH_BUCKET: Final = 8  # lengths that tensor cores like, and few enough that the allocator's blocks are used again
 _MEMORY_SHARE: Final = 0.9
@@ -38,11 +39,12 @@ class TorchEncoder:
             folder, dtype=_dtype(self.device), attn_implementation="sdpa", local_files_only=True, use_safetensors=True,
             trust_remote_code=False,
         ).to(self.device).eval()  # fmt: skip
+        self._head = load_head(folder).to(self.device) if manifest.output == EMBEDDING else None
         self._limit = min(manifest.max_tokens, int(getattr(self._model.config, "max_position_embeddings", 1 << 20)))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """See Encoder."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        return token_ids(self._tokenizer, self._manifest.prompt, texts)
 
     @torch.inference_mode()
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
@@ -62,7 +64,12 @@ class TorchEncoder:
         return torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
 
     def _finish(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Pools (n, tokens, dim) to (n, dim) and normalises where the model does."""
+        """Pools (n, tokens, dim) to (n, dim) and normalises where the model does; the model's own modules do, where it has others."""
+        if self._head is not None:
+            embedding: torch.Tensor = self._head({"token_embeddings": states, "attention_mask": mask})[
+                "sentence_embedding"
+            ]
+            return embedding
         match self._manifest.pooling:
             case "mean":
                 weights = mask.unsqueeze(-1).to(states.dtype)

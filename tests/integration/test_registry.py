@@ -1,0 +1,293 @@
+"""The registry's border against a real MLflow server, with a stand-in at the wire that fails as servers and proxies do."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TypeVar
+
+import pytest
+from tests.integration.surroundings import serve_mlflow
+from tests.operator.world import World
+
+from serinus_contract.names import DIGEST_TAG, SPACE_TAG
+from serinus_operator.errors import NotFound, SerinusError, Unavailable
+from serinus_operator.gates.judge import Verdict
+from serinus_operator.registry import ModelView, Registry, lost, resolve, says, unresolved
+from serinus_operator.rollout.model import RegistryIntent, Resolved, Revision, SyncRegistry, Unresolved
+from serinus_operator.settings import RegistrySettings
+from serinus_operator.spec import Follow, ModelRef
+
+pytestmark = pytest.mark.integration
+
+_T = TypeVar("_T")
+REF = ModelRef("m", "default", Follow.ALIAS, "challenger")
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve_mlflow(tmp_path_factory.mktemp("registry")) as url:
+        yield url
+
+
+def call(url: str, ask: Callable[[Registry], Coroutine[Any, Any, _T]], seconds: float = 15) -> _T:
+    """One run of an operator: a registry of its own, closed at the end."""
+
+    async def asked() -> _T:
+        registry = Registry(RegistrySettings(url), seconds)
+        try:
+            return await ask(registry)
+        finally:
+            await registry.close()
+
+    return asyncio.run(asked())
+
+
+def make_model(url: str, versions: int = 2) -> str:
+    """A registered model with packaged versions, the last one named by the followed alias."""
+    name = f"m-{uuid.uuid4().hex[:8]}"
+
+    async def make(registry: Registry) -> None:
+        await registry._call("POST", "registered-models/create", {"name": name})
+        for version in range(1, versions + 1):
+            tags = [{"key": DIGEST_TAG, "value": f"digest-{version}"}, {"key": SPACE_TAG, "value": "space"}]
+            made = {"name": name, "source": f"s3://models/{version}", "tags": tags}
+            await registry._call("POST", "model-versions/create", made)
+        alias = {"name": name, "alias": "challenger", "version": str(versions)}
+        await registry._call("POST", "registered-models/alias", alias)
+
+    call(url, make)
+    return name
+
+
+def intents(verdict: Verdict) -> list[RegistryIntent]:
+    """What a whole rollout of version 2 wants of the registry, in the order in which it wants it."""
+    world = World().run(20)
+    world.resolution = Resolved("2", "digest-2", "space-1")
+    wanted = []
+    for _ in range(60):
+        if any(weight >= 25 for weight in world.weights[-1:]):
+            world.verdict = verdict
+        wanted += [action.intent for action in world.tick().actions if isinstance(action, SyncRegistry)]
+    assert len(wanted) == 2
+    return wanted
+
+
+@contextmanager
+def cut_after(url: str, writes: int) -> Iterator[tuple[str, list[str]]]:
+    """MLflow behind a line that is cut in the middle: the n-th write arrives, its answer and everything later do not."""
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if len(seen) >= writes:
+                self.close_connection = True
+                return
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            headers = {"content-type": "application/json"}
+            asked = urllib.request.Request(url + self.path, body or None, headers, method=self.command)
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                given = answer.read()
+            if self.command != "GET":
+                seen.append(self.path)
+                if len(seen) >= writes:
+                    self.close_connection = True
+                    return
+            self.send_response(200)
+            self.send_header("content-length", str(len(given)))
+            self.end_headers()
+            self.wfile.write(given)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def sync_all(url: str, name: str, wanted: list[RegistryIntent]) -> int:
+    """Syncs one after the other, as far as the line holds. Returns how many were seen done."""
+    for index, intent in enumerate(wanted):
+        try:
+            assert says(intent, call(url, partial(Registry.sync, name=name, intent=intent)))
+        except Unavailable:
+            return index
+    return len(wanted)
+
+
+def end_state(url: str, name: str) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, str]]]:
+    """Aliases, stages and tags as the registry shows them."""
+    model = call(url, partial(Registry.view, name=name))
+    versions = model.versions.values()
+    return dict(model.aliases), {v.version: v.stage for v in versions}, {v.version: dict(v.tags) for v in versions}
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.FAIL], ids=["promotion", "rollback"])
+def test_killed_after_every_call_the_registry_ends_with_one_alias_one_stage_and_one_set_of_tags(
+    mlflow: str, verdict: Verdict
+) -> None:
+    wanted = intents(verdict)
+    undisturbed = make_model(mlflow)
+    with cut_after(mlflow, 10_000) as (line, writes):
+        assert sync_all(line, undisturbed, wanted) == len(wanted)
+    expected = end_state(mlflow, undisturbed)
+    aliases, stages, tags = expected
+    assert aliases == ({"challenger": "2", "champion": "2"} if verdict is Verdict.PASS else {"challenger": "2"})
+    assert stages["2"] == ("Production" if verdict is Verdict.PASS else "Staging")
+    assert tags["2"]["serinus.result"] == ("Promoted" if verdict is Verdict.PASS else "RolledBack")
+    assert len(writes) > 10
+    for killed_after in range(1, len(writes) + 1):
+        name = make_model(mlflow)
+        with cut_after(mlflow, killed_after) as (line, _):
+            done = sync_all(line, name, wanted)
+        sync_all(mlflow, name, wanted[done:])  # what the stored status still holds
+        assert end_state(mlflow, name) == expected, f"killed after call {killed_after} of {len(writes)}"
+
+
+def test_a_sync_that_has_nothing_to_say_writes_nothing(mlflow: str) -> None:
+    name, intent = make_model(mlflow), intents(Verdict.PASS)[-1]
+    call(mlflow, lambda registry: registry.sync(name, intent))
+    with cut_after(mlflow, 10_000) as (line, writes):
+        call(line, lambda registry: registry.sync(name, intent))
+    assert writes == []
+
+
+def test_an_alias_that_somebody_else_moved_is_not_taken_away(mlflow: str) -> None:
+    name = make_model(mlflow, versions=3)
+    call(mlflow, lambda registry: registry.sync(name, RegistryIntent(aliases={"canary": "3"})))
+    model = call(mlflow, lambda registry: registry.sync(name, RegistryIntent(withdrawn={"canary": "2"})))
+    assert model.aliases["canary"] == "3"
+
+
+def test_a_vanished_alias_and_a_deleted_version_are_sentences_that_say_what_to_do(mlflow: str) -> None:
+    name = make_model(mlflow)
+    stable = Revision("rev", "1", "digest-1", "space")
+    spec = replace(World().spec, model=replace(REF, name=name))
+    assert isinstance(resolve(spec, call(mlflow, lambda registry: registry.view(name)), stable), Resolved)
+
+    async def vanish(registry: Registry) -> ModelView:
+        await registry._call("DELETE", "registered-models/alias", {"name": name, "alias": "challenger"})
+        await registry._call("DELETE", "model-versions/delete", {"name": name, "version": "1"})
+        return await registry.view(name)
+
+    model = call(mlflow, vanish)
+    gone = resolve(spec, model, stable)
+    assert isinstance(gone, Unresolved)
+    assert "names no model version" in gone.message
+    assert "Set it there or change spec.model; what serves goes on serving" in gone.message
+    assert "model version 1, which serves, was deleted from the registry" in lost(stable, model)
+    assert says(RegistryIntent(aliases={"champion": "1"}, tags={"1": {"a": "b"}}), model)
+
+
+def test_a_renamed_model_is_a_sentence_that_says_what_to_do(mlflow: str) -> None:
+    name = make_model(mlflow)
+
+    async def rename(registry: Registry) -> None:
+        await registry._call("POST", "registered-models/rename", {"name": name, "new_name": f"{name}-new"})
+
+    call(mlflow, rename)
+    with pytest.raises(NotFound) as error:
+        call(mlflow, lambda registry: registry.view(name))
+    assert "was it renamed? Then apply a release of its new name" in unresolved(REF, error.value).message
+
+
+def test_mlflows_own_host_check_is_told_from_missing_rights(
+    tmp_path_factory: pytest.TempPathFactory, mlflow: str
+) -> None:
+    """MLflow's refusal of a foreign Host header, as it words it, passed through the stand-in."""
+    asked = urllib.request.Request(
+        f"{mlflow}/api/2.0/mlflow/registered-models/search", headers={"host": "evil.example.com"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=30)
+    body = refused.value.read()
+    with answering(refused.value.code, body) as url:
+        said = refusal(url)
+    assert said.reason == "RegistryForbidden"
+    assert "--allowed-hosts" in said.message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason", "named"),
+    [
+        (401, b"You are not authenticated.", "RegistryUnauthorized", "correct the registry's Secret"),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}', "RegistryForbidden", "give that user EDIT"),
+        (403, b"Invalid Host header - possible DNS rebinding attack detected", "RegistryForbidden", "--allowed-hosts"),
+        (404, b"<html>nginx</html>", "RegistryRefused", "no MLflow behind the registry's trackingUri"),
+        (500, b'{"error_code": "INTERNAL_ERROR", "message": "database is locked"}', "RegistryUnavailable", "database is locked"),
+        (502, b"<html>Bad Gateway</html>", "RegistryUnavailable", "its log says why"),
+        (200, b"<html>a login page</html>", "RegistryUnavailable", "trackingUri right"),
+        (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "alias"}', "RegistryRefused", "refused the call: alias"),
+    ],
+)  # fmt: skip
+def test_every_refusal_is_a_condition_with_a_sentence_that_says_what_to_do(
+    status: int, body: bytes, reason: str, named: str
+) -> None:
+    with answering(status, body) as url:
+        said = refusal(url)
+    assert said.reason == reason
+    assert named in said.message
+    assert said.message.endswith("what serves goes on serving")
+    assert said.passing == (reason == "RegistryUnavailable")
+
+
+def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
+    with answering(200, b"{}", after_seconds=3) as url:
+        said = refusal(url, seconds=0.5)
+    assert "did not answer within 0.5 s" in said.message
+    assert said.passing
+
+
+def test_nobody_listening_is_told_from_a_slow_server() -> None:
+    assert "cannot be reached" in refusal("http://127.0.0.1:9").message
+
+
+def refusal(url: str, seconds: float = 15) -> Unresolved:
+    with pytest.raises(SerinusError) as error:
+        call(url, lambda registry: registry.view("m"), seconds)
+    return unresolved(REF, error.value)
+
+
+@contextmanager
+def answering(status: int, body: bytes, after_seconds: float = 0) -> Iterator[str]:
+    """A server that says the same to everybody."""
+    ended = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ended.wait(after_seconds)
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()
