@@ -25,8 +25,8 @@ from serinus_operator.promql import Queries
 from serinus_operator.reconcile import Reconciler, Surroundings
 from serinus_operator.registry import Registry
 from serinus_operator.registry_watch import RegistryWatch
-from serinus_operator.resync import resync
 from serinus_operator.settings import Settings, read_settings
+from serinus_operator.watching import Watched
 from serinus_operator.work_queue import WorkQueue
 
 _WORKERS = 8
@@ -119,9 +119,14 @@ async def _lead(settings: Settings, around: Surroundings, stop: asyncio.Event) -
     log.info("leading; watching %s", ", ".join(settings.namespaces) or "all namespaces")
     queue: WorkQueue[Key] = WorkQueue(_REST_SECONDS)
     registry = kopf.OperatorRegistry()
-    routes = await around.kube.serves("HTTPRoute")
-    handlers.watch(registry, around.cache, queue, routes=routes)
+    handlers.watch(registry, around.cache, queue)
     reconciler = Reconciler(around)
+    routes = await around.kube.serves("HTTPRoute")
+    kinds = (kind for kind in KINDS if routes or kind != "HTTPRoute")
+    places = settings.namespaces or (None,)
+    owned = [Watched(around.kube, around.cache, kind, namespace) for kind in kinds for namespace in places]
+    for each in owned:
+        await each.list()
 
     async def reconcile(key: Key) -> float | None:
         due = await reconciler.reconcile(key)
@@ -137,10 +142,8 @@ async def _lead(settings: Settings, around: Surroundings, stop: asyncio.Event) -
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
-    kinds = tuple(kind for kind in KINDS if routes or kind != "HTTPRoute")
-    listing = resync(around.kube, around.cache, kinds, settings.namespaces, queue.add)
-    others = (around.registries.run(queue.add), listing)
-    tasks = [asyncio.create_task(watching), *(asyncio.create_task(each) for each in others)]
+    followed = (each.follow(queue.add) for each in owned)
+    tasks = [asyncio.create_task(each) for each in (watching, around.registries.run(queue.add), *followed)]
     tasks += [asyncio.create_task(queue.work(reconcile, _report)) for _ in range(_WORKERS)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

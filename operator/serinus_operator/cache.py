@@ -89,17 +89,12 @@ class Cache:
                 del self._children[key][(kind, thing["metadata"]["name"])]
         return key
 
-    def differing(
-        self, kind: str, namespace: str | None, listed: list[JSON], listed_at: str
-    ) -> tuple[list[JSON], list[Key]]:
-        """Compares what is held with the API server's list of a kind, of which only the metadata is read.
+    def retain(self, kind: str, namespace: str | None, present: set[tuple[str, str]], listed_at: str) -> set[Key]:
+        """Drops what a whole list of a kind lacks, by namespace and name; what was seen after the list was made stands.
 
-        Drops what the list lacks, whether or not a watch told. Returns the listed things that are newer than what is held or not held
-        at all, and the keys of releases that lost something. What was seen after the list was made stands.
+        Returns the keys of releases that lost something.
         """
-        present = {(thing["metadata"]["namespace"], thing["metadata"]["name"]): thing for thing in listed}
-        missed = [thing for thing in listed if self._misses(kind, thing)]
-        lost = []
+        lost = set()
         for key, held in self._children.items():
             if namespace not in (None, key[0]):
                 continue
@@ -107,15 +102,8 @@ class Cache:
                 version = held[held_kind, name]["metadata"]["resourceVersion"]
                 if held_kind == kind and (key[0], name) not in present and int(version) <= int(listed_at):
                     del held[held_kind, name]
-                    lost.append(key)
-        return missed, lost
-
-    def _misses(self, kind: str, thing: JSON) -> bool:
-        key = owner_of(thing)
-        if key is None or key not in self.releases:
-            return False
-        held = self._children[key].get((kind, thing["metadata"]["name"]))
-        return held is None or int(held["metadata"]["resourceVersion"]) < int(thing["metadata"]["resourceVersion"])
+                    lost.add(key)
+        return lost
 
     def child(self, key: Key, kind: str, name: str) -> JSON | None:
         """One object of the release."""

@@ -7,6 +7,7 @@ operator's memory (32 of 102 MB), are not loaded; credentials are found as kopf 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
@@ -14,13 +15,14 @@ import aiohttp
 import kopf
 
 from serinus_contract.names import API_VERSION, GROUP, PLURAL
-from serinus_operator.errors import Conflict, NotFound, Rejected, Unavailable
+from serinus_operator.errors import Conflict, NotFound, Rejected, SerinusError, Unavailable
 
 JSON: TypeAlias = dict[str, Any]
 
 FIELD_MANAGER: Final = "serinus-operator"
 _PAGE: Final = 500
-_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_WATCH_SECONDS: Final = 300
+_LONGEST_OBJECT: Final = 2**21  # etcd takes no more than 1.5 MB
 _PREFIXES: Final = {
     "Deployment": ("/apis/apps/v1", "deployments"),
     "Job": ("/apis/batch/v1", "jobs"),
@@ -32,6 +34,10 @@ _PREFIXES: Final = {
     "Event": ("/api/v1", "events"),
     "ModelRelease": (f"/apis/{GROUP}/{API_VERSION}", PLURAL),
 }
+
+
+class Expired(SerinusError):
+    """The API server has forgotten the version that a watch was to go on from: list again."""
 
 
 class Kube:
@@ -97,16 +103,43 @@ class Kube:
         """Reads an object. Raises NotFound."""
         return await self._call("GET", _path(kind, namespace, name))
 
-    async def list_metadata(self, kind: str, namespace: str | None, label_selector: str) -> tuple[list[JSON], str]:
-        """The metadata of objects, of the whole cluster when `namespace` is None, and the list's resourceVersion. Paged."""
-        items: list[JSON] = []
+    async def pages(self, kind: str, namespace: str | None, label_selector: str) -> AsyncIterator[JSON]:
+        """Lists objects, of the whole cluster when `namespace` is None, page by page. Items come without kind and apiVersion."""
         query = {"labelSelector": label_selector, "limit": str(_PAGE)}
         while True:
-            answer = await self._call("GET", _path(kind, namespace), query=query, accept=_METADATA_ONLY)
-            items += ({"metadata": item["metadata"]} for item in answer["items"])
-            query["continue"] = answer["metadata"].get("continue", "")
+            page = await self._call("GET", _path(kind, namespace), query=query)
+            yield page
+            query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
-                return items, answer["metadata"]["resourceVersion"]
+                return
+
+    async def changes(
+        self, kind: str, namespace: str | None, label_selector: str, since: str
+    ) -> AsyncIterator[tuple[str, JSON]]:
+        """Changes of objects since a resourceVersion: (type, object), type being ADDED, MODIFIED, DELETED or BOOKMARK.
+
+        Ends when the API server closes the watch, after some minutes. Raises Expired when it has forgotten that version.
+        """
+        query = {
+            "watch": "true", "allowWatchBookmarks": "true", "labelSelector": label_selector, "resourceVersion": since,
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }  # fmt: skip
+        path = _path(kind, namespace)
+        timeout = aiohttp.ClientTimeout(total=_WATCH_SECONDS + 30, sock_connect=self._timeout.total)
+        session = self._session or self._open()
+        try:
+            async with session.get(path, params=query, timeout=timeout, read_bufsize=_LONGEST_OBJECT) as response:
+                if response.status == HTTPStatus.UNAUTHORIZED:
+                    await self.close()
+                if response.status >= 400:
+                    raise _translate(response.status, f"watch {path}", await response.read())
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _translate(int(event["object"].get("code", 500)), f"watch {path}", line)
+                    yield event["type"], event["object"]
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unavailable(f"watch {path}: {type(error).__name__} {error}") from error
 
     async def close(self) -> None:
         """Closes the connections; the next call opens new ones with the credentials as they are then."""
@@ -134,9 +167,8 @@ class Kube:
         body: JSON | None = None,
         query: dict[str, str] | None = None,
         content_type: str = "application/json",
-        accept: str = "application/json",
     ) -> JSON:
-        headers = {"Accept": accept, "Content-Type": content_type}
+        headers = {"Accept": "application/json", "Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
         try:
             for last in (False, True):
@@ -171,6 +203,8 @@ def _translate(status: int, call: str, raw: bytes) -> Exception:
             return NotFound(text)
         case 409:
             return Conflict(text)
+        case 410:
+            return Expired(text)
         case 408 | 429 | 500 | 502 | 503 | 504:
             return Unavailable(text)
         case _:

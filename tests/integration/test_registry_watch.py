@@ -44,9 +44,10 @@ async def soon(what: str, check: Callable[[], bool], deadline_seconds: float = 3
 async def test_only_the_follower_of_a_model_that_changed_is_told(mlflow_server: str, count: int) -> None:
     client = MlflowClient(tracking_uri=mlflow_server, registry_uri=mlflow_server)
     models = [f"watched-{count}-{number}" for number in range(count)]
+    run = client.create_run("0").info
     for model in models:
         client.create_registered_model(model)
-        client.create_model_version(model, "models:/source/1", await_creation_for=0)
+        client.create_model_version(model, f"{run.artifact_uri}/model", run_id=run.run_id, await_creation_for=0)
     registry = Registry(RegistrySettings(mlflow_server), 30)
     watch = RegistryWatch({"default": registry}, following([*models, "never-registered"]), POLL_SECONDS)
     told: list[Key] = []

@@ -37,22 +37,24 @@ def test_of_a_pod_only_what_is_read_is_kept() -> None:
 
 def test_what_a_list_lacks_is_gone_unless_it_was_seen_after_the_list() -> None:
     cache = filled(pod("old", 5), pod("new", 12))
-    missed, lost = cache.differing("Pod", None, [], listed_at="10")
-    assert (missed, lost) == ([], [KEY])
+    assert cache.retain("Pod", None, set(), listed_at="10") == {KEY}
     assert names(cache) == ["new"]
-
-
-def test_what_no_watch_has_told_is_found_by_the_list() -> None:
-    cache = filled(pod("a", 5), pod("b", 5))
-    listed = [pod("a", 9), pod("b", 5), pod("c", 7)]
-    missed, lost = cache.differing("Pod", "default", listed, listed_at="10")
-    assert [each["metadata"]["name"] for each in missed] == ["a", "c"]
-    assert lost == []
 
 
 def test_a_list_of_another_namespace_says_nothing_of_this_one() -> None:
     cache = filled(pod("a", 5))
-    assert cache.differing("Pod", "elsewhere", [], listed_at="10") == ([], [])
+    assert cache.retain("Pod", "elsewhere", set(), listed_at="10") == set()
+
+
+def test_only_what_is_read_wakes_a_release() -> None:
+    cache = filled(pod("a", 5))
+    moved = pod("a", 6)
+    moved["status"]["podIP"] = "198.18.0.2"
+    assert cache.put("Pod", moved) is None
+    failed = pod("a", 7)
+    failed["status"]["phase"] = "Failed"
+    assert cache.put("Pod", failed) == KEY
+    assert cache.put("Pod", failed) is None
 
 
 def test_an_older_object_changes_nothing() -> None:
