@@ -13,6 +13,7 @@ from serinus_operator.cache import Cache
 from serinus_operator.errors import Conflict
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release
+from serinus_operator.registry import says
 from serinus_operator.registry_watch import RegistryWatch
 from serinus_operator.rollout.model import (
     Action,
@@ -22,6 +23,7 @@ from serinus_operator.rollout.model import (
     DeleteDeployment,
     DeleteVerifyJob,
     Event,
+    RegistryIntent,
     Scale,
     SyncRegistry,
 )
@@ -39,6 +41,7 @@ class Writer:
     ) -> None:
         self._kube, self._cache, self._registry = kube, cache, registry
         self._release, self._spec, self._defaults = release, spec, defaults
+        self.synced: RegistryIntent | None = None  # what the registry was seen to say after it was told
 
     async def carry_out(self, actions: Sequence[Action]) -> None:
         """Does the actions in order. An error stops it; whoever observes again plans again."""
@@ -62,7 +65,8 @@ class Writer:
             case DeleteVerifyJob(revision):
                 await self._kube.delete("Job", release.namespace, manifests.verify_job_name(release, revision))
             case SyncRegistry(intent):
-                await self._registry.sync((spec.model.registry, spec.model.name), intent)
+                view = await self._registry.sync((spec.model.registry, spec.model.name), intent)
+                self.synced = intent if says(intent, view) else None
             case _:
                 assert_never(action)
 

@@ -46,6 +46,7 @@ from serinus_operator.rollout.model import (
     Observed,
     Phase,
     Plan,
+    RegistryIntent,
     Status,
 )
 from serinus_operator.rollout.plan import plan
@@ -94,6 +95,7 @@ class Reconciler:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._known: dict[Key, _Known] = {}
+        self._synced: dict[Key, RegistryIntent] = {}
         self._rolling: set[Key] = set()  # decided here, perhaps not yet stored
 
     async def reconcile(self, key: Key) -> float | None:
@@ -102,6 +104,7 @@ class Reconciler:
         release_json = around.cache.releases.get(key)
         if release_json is None or release_json["metadata"].get("deletionTimestamp"):
             self._known.pop(key, None)
+            self._synced.pop(key, None)
             return None
         now = around.clock()
         release = Release(key[0], key[1], release_json["metadata"]["uid"])
@@ -168,6 +171,8 @@ class Reconciler:
                 await self._store_status(stored, refused)
                 await writer.report([Event("Warning", "Refused", str(refusal))], around.clock())
             raise
+        if writer.synced is not None:
+            self._synced[release.namespace, release.name] = writer.synced
         wait = storing.patience(known.saved, decided.status)
         if wait is None or (now < known.saved_at + wait and not decided.events):
             known.status = decided.status
@@ -186,7 +191,12 @@ class Reconciler:
         try:
             model = await self._around.registries.view((spec.model.registry, spec.model.name))
             resolution = resolve(spec, model, status.stable)
-            synced, registry_message = says(status.registry, model), lost(status.stable, model)
+            # Another release of the same model may have said something else since: a wish that was seen done once is done.
+            synced = (
+                says(status.registry, model)
+                or self._synced.get((release_json["metadata"]["namespace"], name)) == status.registry
+            )
+            registry_message = lost(status.stable, model)
         except SerinusError as error:
             resolution = unresolved(spec.model, error)
             synced, registry_message = None, str(error)

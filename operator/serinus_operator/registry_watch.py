@@ -51,11 +51,12 @@ class RegistryWatch:
             raise found
         return found
 
-    async def sync(self, model: Model, intent: RegistryIntent) -> None:
-        """Makes the registry say what is wanted. Raises SerinusError."""
+    async def sync(self, model: Model, intent: RegistryIntent) -> ModelView:
+        """Makes the registry say what is wanted. Returns what it says then. Raises SerinusError."""
         view = await self._registries[model[0]].sync(model[1], intent)
         self._seen[model] = _Seen(view, asyncio.get_running_loop().time())
         self._metrics.registry_answered(model[0])
+        return view
 
     async def run(self, changed: Callable[[Key], Awaitable[None]]) -> None:
         """Polls for ever and tells the keys of releases whose model has changed."""

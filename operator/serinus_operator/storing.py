@@ -38,7 +38,10 @@ def _decisions(status: Status) -> Any:
         canary=canary and replace(canary, ready=0),
         step=step and replace(step, ready=0, progressed_at=step.started_at),
         weight=replace(status.weight, achieved=0),
-        gates=tuple(replace(gate, requests=0, evidence=0.0, needed=0.0, message="") for gate in status.gates),
+        gates=tuple(
+            replace(gate, requests=0, evidence=0.0, needed=0.0, message="", alert="alerts" if gate.alert else "")
+            for gate in status.gates
+        ),
         evidence=None,
         conditions=tuple(replace(each, message="") for each in status.conditions if each.type != "RegistrySynced"),
     ), status.evidence and status.evidence.canary_revision

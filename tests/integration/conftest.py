@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 from tests.cluster.binaries import tail
 from tests.cluster.control_plane import ControlPlane
-from tests.integration.surroundings import Metrics, Operator, eventually, operator_environment, pods_of, serve_mlflow
+from tests.integration.surroundings import (
+    Metrics,
+    Operator,
+    eventually,
+    operator_environment,
+    pods_of,
+    serve_mlflow,
+    wait_established,
+)
 from tests.integration.team import MlflowClient, Team
 
 from serinus_contract.verification import Check, VerifyReport
@@ -29,10 +37,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane:
         applied = plane.kubectl("apply", "-f", str(CRD))
         assert applied.returncode == 0, applied.stderr
-        established = plane.kubectl(
-            "wait", "--for=condition=Established", "crd/modelreleases.serinus.dev", "--timeout=30s"
-        )
-        assert established.returncode == 0, established.stderr
+        wait_established(plane, "modelreleases.serinus.dev")
         yield plane
 
 

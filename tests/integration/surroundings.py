@@ -40,6 +40,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_established(plane: ControlPlane, *crds: str) -> None:
+    """Waits until the API serves the kinds. (`kubectl wait` fails on a CRD that has no conditions yet.)"""
+
+    def established() -> bool:
+        return all('"Established"' in plane.kubectl("get", "crd", crd, "-o", "json").stdout for crd in crds)
+
+    eventually(f"{', '.join(crds)} established", established, 30)
+    waited = plane.kubectl("wait", "--for=condition=Established", *(f"crd/{crd}" for crd in crds), "--timeout=30s")
+    assert waited.returncode == 0, waited.stderr
+
+
 @contextmanager
 def serve_mlflow(folder: Path) -> Iterator[str]:
     """An MLflow server on SQLite, for as long as the block. Yields its address."""

@@ -10,6 +10,7 @@ import pytest
 from tests.cluster.binaries import gateway_api_crds
 from tests.cluster.control_plane import ControlPlane
 from tests.integration.conftest import Kubelet, Operator, eventually
+from tests.integration.surroundings import wait_established
 from tests.integration.team import Team
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -31,11 +32,10 @@ def gateway_api(control_plane: ControlPlane) -> Iterator[None]:
     ]
     applied = control_plane.kubectl("apply", "--server-side", *files)
     assert applied.returncode == 0, applied.stderr
-    names = [f"crd/{kind}.gateway.networking.k8s.io" for kind in ("gateways", "httproutes")]
-    waited = control_plane.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
-    assert waited.returncode == 0, waited.stderr
+    names = [f"{kind}.gateway.networking.k8s.io" for kind in ("gateways", "httproutes")]
+    wait_established(control_plane, *names)
     yield
-    control_plane.kubectl("delete", *names)
+    control_plane.kubectl("delete", "crd", *names)
 
 
 def route(team: Team) -> dict[str, Any]:

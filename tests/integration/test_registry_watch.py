@@ -6,11 +6,13 @@ import asyncio
 import time
 import warnings
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import NotFound
+from serinus_operator.metrics import Metrics
 from serinus_operator.registry import Registry
 from serinus_operator.registry_watch import RegistryWatch
 from serinus_operator.settings import RegistrySettings
@@ -49,7 +51,8 @@ async def test_only_the_follower_of_a_model_that_changed_is_told(mlflow_server: 
         client.create_registered_model(model)
         client.create_model_version(model, f"{run.artifact_uri}/model", run_id=run.run_id, await_creation_for=0)
     registry = Registry(RegistrySettings(mlflow_server), 30)
-    watch = RegistryWatch({"default": registry}, following([*models, "never-registered"]), POLL_SECONDS)
+    cache = following([*models, "never-registered"])
+    watch = RegistryWatch({"default": registry}, cache, POLL_SECONDS, Metrics(cache, lambda: datetime.now(UTC)))
     told: list[Key] = []
 
     async def tell(key: Key) -> None:
