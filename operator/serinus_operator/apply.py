@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, assert_never
+from typing import assert_never
 
 from serinus_contract.names import API_VERSION, GROUP, KIND, space_service
 from serinus_operator import manifests
@@ -28,9 +28,6 @@ from serinus_operator.rollout.model import (
     SyncRegistry,
 )
 from serinus_operator.spec import Spec
-
-# The disruption budget never changes and is not watched: it is made with the shared Service, and anew with each canary.
-_KEPT_BY: Final[Mapping[str, str]] = {"PodDisruptionBudget": "Service"}
 
 
 class Writer:
@@ -75,7 +72,7 @@ class Writer:
         release, key = self._release, (self._release.namespace, self._release.name)
         for manifest in manifests.serving(release, live):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
-            if not _stands(manifest, self._cache.child(key, _KEPT_BY.get(kind) or kind, name), live):
+            if not _stands(manifest, self._cache.child(key, kind, name), live):
                 self._cache.put(kind, await self._kube.apply(manifest))
         for name, service in self._cache.children(key).services.items():
             prefix = space_service(release.name, "")
@@ -132,4 +129,4 @@ def _stands(manifest: manifests.JSON, held: manifests.JSON | None, live: ApplySe
         case "HTTPRoute":
             return manifests.route_of(held) == live.route
         case _:
-            return live.canary is None
+            return True  # the disruption budget never changes

@@ -18,7 +18,7 @@ from serinus_operator.observe import Children
 JSON: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str]  # namespace, release name
 
-KINDS: Final = ("Deployment", "Job", "Pod", "Service", "HTTPRoute")
+KINDS: Final = ("Deployment", "Job", "Pod", "Service", "PodDisruptionBudget", "HTTPRoute")
 _METADATA: Final = (
     "name",
     "namespace",
@@ -117,7 +117,8 @@ class Cache:
             return tuple(thing for (held_kind, _), thing in held if held_kind == kind)
 
         services = {thing["metadata"]["name"]: thing for thing in of("Service")}
-        return Children(of("Deployment"), of("Job"), of("Pod"), services, self.child(key, "HTTPRoute", key[1]))
+        route, budget = (self.child(key, kind, key[1]) for kind in ("HTTPRoute", "PodDisruptionBudget"))
+        return Children(of("Deployment"), of("Job"), of("Pod"), services, route, budget is not None)
 
 
 def owner_of(thing: JSON) -> Key | None:

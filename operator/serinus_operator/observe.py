@@ -40,6 +40,7 @@ class Children:
     pods: tuple[JSON, ...] = ()
     services: Mapping[str, JSON] = field(default_factory=dict)
     route: JSON | None = None
+    budgeted: bool = False  # has it a disruption budget?
 
 
 def workloads(children: Children) -> dict[str, Workload]:

@@ -205,7 +205,7 @@ class Reconciler:
             resolution=resolution,
             workloads=observe.workloads(children),
             verify_jobs=observe.verify_jobs(children),
-            serving=served_revisions(name, children.services, children.route),
+            serving=served_revisions(name, children.services, children.route) if children.budgeted else None,
             registry_synced=synced,
             registry_message=registry_message,
             command=observe.command(release_json),
