@@ -29,7 +29,7 @@ from serinus_operator.settings import Settings, read_settings
 from serinus_operator.watching import Watched
 from serinus_operator.work_queue import WorkQueue
 
-_WORKERS = 8
+_WORKERS = 32  # a turn may wait for a slow registry, and holds up no other release meanwhile
 _REST_SECONDS = 0.5  # a release's turns are at least so far apart
 _RECONCILES = prometheus_client.Counter("serinus_operator_reconciles", "Reconciles by outcome", ["outcome"])
 for _outcome in ("done", "conflict", "error"):

@@ -17,6 +17,7 @@ from serinus_operator.kube import Expired, Kube
 from serinus_operator.manifests import MANAGED_BY
 
 _RETRY_SECONDS: Final = 2.0
+_PAUSE_SECONDS: Final = 0.2
 _SELECTOR: Final = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Watched:
                     key = self._seen(type_, thing)
                     if key is not None:
                         await tell(key)
+                await asyncio.sleep(_PAUSE_SECONDS)  # the API server has closed it, as it does every few minutes
             except Expired:
                 await self._list_again(tell)
             except SerinusError as error:
