@@ -52,7 +52,7 @@ RELEASE = ("default", "embedder")
 GOOD, SPANS, LOOKS = 5, 4, 15
 INTERVAL, SCRAPE_LAG = timedelta(seconds=2), timedelta(seconds=2)
 REQUESTS_PER_SECOND = 5.0  # to each server
-WIRE_SECONDS = 0.15
+WIRE_SECONDS = 0.4
 GATES = (
     Gate("errors", ErrorRateGate(), dry_run=False),
     Gate("latency", LatencyGate(warm_up=timedelta()), dry_run=False),
