@@ -39,23 +39,27 @@ _Pod: TypeAlias = tuple[ReleaseKey, tuple[str, str]]  # and revision, pod name
 _LABELS: Final = f"namespace, pod, {RELEASE_SERIES_LABEL}, {REVISION_SERIES_LABEL}"
 _BY: Final = f"by ({_LABELS})"
 _BOUNDS: Final = tuple(bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair)
-_QUERIES: Final = {
-    "requests": f"sum {_BY} ({REQUESTS_TOTAL})",
-    "errors": f'sum {_BY} ({REQUESTS_TOTAL}{{code=~"5.."}})',
-    "latency_seconds": f"sum {_BY} ({REQUEST_DURATION_SECONDS}_sum)",
-    "latency_count": f"sum {_BY} ({REQUEST_DURATION_SECONDS}_count)",
-    "confidence": f"sum {_BY} ({CONFIDENCE}_sum)",
-    "confidence_count": f"sum {_BY} ({CONFIDENCE}_count)",
-    "low_confidence": f"sum {_BY} ({LOW_CONFIDENCE_TOTAL})",
-    "input_out_of_band": f"sum {_BY} ({INPUT_OUT_OF_BAND_TOTAL})",
-    "embedding_out_of_band": f"sum {_BY} ({EMBEDDING_OUT_OF_BAND_TOTAL})",
+# The last sample of these minutes, also after a scrape that failed: a pod must not vanish and come back with all that it ever counted.
+_LAST: Final = "last_over_time({}[5m])"
+_COUNTERS: Final = {
+    "requests": REQUESTS_TOTAL,
+    "errors": f'{REQUESTS_TOTAL}{{code=~"5.."}}',
+    "latency_seconds": f"{REQUEST_DURATION_SECONDS}_sum",
+    "latency_count": f"{REQUEST_DURATION_SECONDS}_count",
+    "confidence": f"{CONFIDENCE}_sum",
+    "confidence_count": f"{CONFIDENCE}_count",
+    "low_confidence": LOW_CONFIDENCE_TOTAL,
+    "input_out_of_band": INPUT_OUT_OF_BAND_TOTAL,
+    "embedding_out_of_band": EMBEDDING_OUT_OF_BAND_TOTAL,
 }
+_QUERIES: Final = {counter: f"sum {_BY} ({_LAST.format(series)})" for counter, series in _COUNTERS.items()}
+_BUCKET: Final = f"{REQUEST_DURATION_SECONDS}_bucket"
 # A few bounds at a time: all of a thousand pods at once were 20 MB of the operator's memory.
 _BUCKETS: Final = tuple(
-    f'sum by ({_LABELS}, le) ({REQUEST_DURATION_SECONDS}_bucket{{le=~"{"|".join(map(str, _BOUNDS[first : first + 4]))}"}})'
-    for first in range(0, len(_BOUNDS), 4)
+    f"sum by ({_LABELS}, le) ({_LAST.format(f'{_BUCKET}{{le=~{bounds!r}}}')})"
+    for bounds in ("|".join(map(str, _BOUNDS[first : first + 4])) for first in range(0, len(_BOUNDS), 4))
 )
-_READY_AT: Final = f"min {_BY} ({READY_AT_SECONDS})"
+_READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
 _KEPT_SNAPSHOTS: Final = 6  # a thousand pods are a megabyte; an older instant is asked for again
 _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
 

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ RELEASE = ("default", "embedder")
 GOOD, SPANS, LOOKS = 5, 4, 15
 INTERVAL, SCRAPE_LAG = timedelta(seconds=2), timedelta(seconds=2)
 REQUESTS_PER_SECOND = 5.0  # to each server
-WIRE_SECONDS = 0.15
+WIRE_SECONDS = 0.4
 GATES = (
     Gate("errors", ErrorRateGate(), dry_run=False),
     Gate("latency", LatencyGate(warm_up=timedelta()), dry_run=False),
@@ -104,18 +105,15 @@ def _damaged(good: Path, target: Path) -> Path:
     return _changed(good, target, damage)
 
 
-def _changed(good: Path, target: Path, change: object) -> Path:
-    import shutil
-
+def _changed(good: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
     shutil.copytree(good, target)
     path = target / contract.ONNX_PATH
     model = onnx.load(str(path))
-    change(model)  # type: ignore[operator]
+    change(model)
     onnx.save(model, str(path))
     manifest = Manifest.from_json((target / contract.PATH).read_text())
     files = {name: sha256(target / name) for name in manifest.files}
-    changed = Manifest(manifest.space, manifest.dim, manifest.max_tokens, manifest.pooling, manifest.normalize, files)
-    (target / contract.PATH).write_text(changed.to_json())
+    (target / contract.PATH).write_text(replace(manifest, files=files).to_json())
     return target
 
 

@@ -291,7 +291,8 @@ def test_a_cold_pod_is_not_compared() -> None:
         ("c", "new"): Sample(Counters(latency_count=9), ready_at),
         ("s", "old"): Sample(Counters(latency_count=9)),
     }
-    cut = subtract(START, {}, START + timedelta(seconds=10), readings, timedelta(seconds=60))
+    before = {pod: Sample(Counters(), sample.ready_at) for pod, sample in readings.items()}
+    cut = subtract(START, before, START + timedelta(seconds=10), readings, timedelta(seconds=60))
     assert set(cut.by_revision) == {"c", "s"}
     assert set(cut.warm) == {"s"}
 

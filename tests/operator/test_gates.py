@@ -130,6 +130,15 @@ def test_counters_are_subtracted_per_pod_and_survive_resets() -> None:
     assert subtract(START, at_start, START, at_end).of("other") == Counters()
 
 
+def test_a_pod_that_comes_back_after_failed_scrapes_is_not_counted_from_its_birth() -> None:
+    before, now = (
+        START - timedelta(minutes=9),
+        {("c", "pod"): Sample(Counters(requests=90_000), START - timedelta(hours=1))},
+    )
+    assert subtract(START, {}, START, now).of("c") == Counters()
+    assert subtract(before, {}, START, {("c", "pod"): Sample(Counters(requests=7), START)}).of("c").requests == 7
+
+
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_impossible_observations_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="non-negative"):

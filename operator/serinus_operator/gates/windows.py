@@ -1,7 +1,8 @@
 """What a window of time says: raw counters read at two instants and subtracted per pod.
 
-Reset-aware, and not `increase()`, which extrapolates. A pod that appears inside the window starts at zero; a counter that fell was reset
-and starts at zero too; a pod that has gone since the window's start contributes nothing more.
+Reset-aware, and not `increase()`, which extrapolates. A pod that appears inside the window starts at zero, unless it was ready before the
+window began: then scrapes of it failed, what it counted before is no part of the window, and it is left out until two readings have it.
+A counter that fell was reset and starts at zero too; a pod that has gone since the window's start contributes nothing more.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ def subtract(
     warm: defaultdict[Revision, Counters] = defaultdict(Counters)
     pods: defaultdict[Revision, tuple[Counters, ...]] = defaultdict(tuple)
     for (revision, pod), sample in at_end.items():
+        if (revision, pod) not in at_start and sample.ready_at is not None and sample.ready_at <= start:
+            continue
         before = at_start.get((revision, pod), Sample(Counters())).counters
         counted = sample.counters.since(before)
         everything[revision] += counted
