@@ -128,6 +128,23 @@ async def test_a_full_sink_fails_nothing_counts_drops_and_is_used_again_within_1
     assert (gap["rows"], gap["missing"]) == (1000, 2000)
 
 
+async def test_a_sink_that_hangs_delays_nothing(tmp_path: Path) -> None:
+    log = recorder(f"jsonl:{tmp_path / 'rows'}", queue_rows=1000)
+    log.observe([prediction(0)])
+    await eventually(log, written=1)
+    writer = await asyncio.to_thread(writer_of, os.getpid())
+    os.kill(writer, signal.SIGSTOP)
+    began = time.monotonic()
+    for number in range(1, 3001):
+        log.observe([prediction(number)])
+        await asyncio.sleep(0)
+    assert time.monotonic() - began < 5
+    assert counted(log) == {"written": 1, "dropped": 2000, "queue_rows": 1000}
+    os.kill(writer, signal.SIGCONT)
+    await eventually(log, deadline_seconds=10, written=1001)
+    await log.close()
+
+
 async def test_a_folder_that_cannot_be_written_is_used_once_it_can(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.write_text("a file where the folder should be")
