@@ -107,6 +107,8 @@ def register(path: Path, name: str, alias: str | None, stage: str | None, refere
     if reference is not None and profile_from is not None:
         raise click.UsageError("--reference makes a profile and --profile-from keeps one: give one of them")
     from serinus_server import register as registration
+    from serinus_server.loading import fetch_stored
+    from serinus_server.package import Stored
 
     def progress(text: str) -> None:
         click.echo(f"  {text}", err=True)
@@ -114,8 +116,8 @@ def register(path: Path, name: str, alias: str | None, stage: str | None, refere
     with tempfile.TemporaryDirectory(prefix="serinus-") as folder:
         scratch = Path(folder)
 
-        def trusted(version: str | None) -> registration.Trusted | None:
-            return registration.trusted(name, version, tracking_uri, scratch) if version else None
+        def trusted(version: str | None) -> Stored | None:
+            return fetch_stored(f"models:/{name}/{version}", tracking_uri, scratch) if version else None
 
         wishes = registration.Wishes(
             registration.built_in_probes() + (registration.read_texts(probes) if probes else []),

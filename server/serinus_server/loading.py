@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
 from serinus_server.errors import ModelUnavailable
-from serinus_server.package import check_files, read_manifest
+from serinus_server.package import Stored, check_files, read_manifest, read_reference
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,6 +50,12 @@ def fetch(
     if tracking_uri is None:
         raise ModelUnavailable("set MLFLOW_TRACKING_URI to the MLflow server that knows " + uri)
     return _download(parsed, tracking_uri, folder, digest, only_reference=only_reference)
+
+
+def fetch_stored(uri: str, tracking_uri: str | None, folder: Path) -> Stored:
+    """What is stored of a version beside the model itself. Raises ModelUnavailable, UnsafeModel."""
+    model = fetch(uri, tracking_uri, folder, only_reference=True)
+    return Stored(model.version, model.manifest, read_reference(model.folder))
 
 
 def _download(

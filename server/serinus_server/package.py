@@ -39,6 +39,15 @@ class Reference:
     shared: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A registered version as its package describes it, without the model: manifest, and what is stored of its vectors."""
+
+    version: str
+    manifest: Manifest
+    reference: Reference
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The folder's manifest. Raises ModelUnavailable when there is none or it is malformed."""
     path = folder / contract.PATH

@@ -25,9 +25,8 @@ from serinus_server.encoders import Vectors
 from serinus_server.encoders.onnx import OnnxEncoder
 from serinus_server.errors import ModelUnavailable
 from serinus_server.export import export
-from serinus_server.loading import fetch
 from serinus_server.neighbourhood import lowest_cosine, mean_cosine, nearest, overlap
-from serinus_server.package import Reference, read_reference, sha256, write_reference
+from serinus_server.package import Reference, Stored, sha256, write_reference
 from serinus_server.profile import Profile, make_profile
 from serinus_server.source import Source, load_source
 from serinus_server.space import space_identity
@@ -44,22 +43,13 @@ _LONG_PROBES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Trusted:
-    """A version that is registered already: its manifest and what is stored of its vectors."""
-
-    version: str
-    manifest: Manifest
-    reference: Reference
-
-
-@dataclass(frozen=True, slots=True)
 class Wishes:
     """What a package is made from beside the model. `profile_from` and `same_space_as` are versions that are trusted."""
 
     probes: Sequence[str]
     reference: Sequence[str] = ()
-    profile_from: Trusted | None = None
-    same_space_as: Trusted | None = None
+    profile_from: Stored | None = None
+    same_space_as: Stored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +132,8 @@ def register(folder: Path, name: str, tracking_uri: str, parameters: Mapping[str
     return Registered(name, version, manifest.space, manifest.digest)
 
 
-def trusted(name: str, version: str, tracking_uri: str, folder: Path) -> Trusted:
-    """What the registry stores of a version of the same model. Raises ModelUnavailable."""
-    model = fetch(f"models:/{name}/{version}", tracking_uri, folder, only_reference=True)
-    return Trusted(model.version, model.manifest, read_reference(model.folder))
-
-
 def measure_same_space(
-    manifest: Manifest, other: Trusted, encode: Callable[[Sequence[str]], Vectors]
+    manifest: Manifest, other: Stored, encode: Callable[[Sequence[str]], Vectors]
 ) -> dict[str, float]:
     """Holds a copy that is declared to be of another version's space against that version's vectors. Raises ValueError when it is not.
 

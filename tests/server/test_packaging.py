@@ -26,7 +26,8 @@ from serinus_server.encoders.choice import load_encoder
 from serinus_server.errors import ModelUnavailable, UnsafeModel
 from serinus_server.loading import fetch
 from serinus_server.neighbourhood import lowest_cosine
-from serinus_server.package import read_manifest, read_reference, sha256
+from serinus_server.package import Stored, read_manifest, read_reference, sha256
+from serinus_server.register import measure_same_space
 from serinus_server.source import Source, load_source
 from serinus_server.space import space_identity
 
@@ -191,6 +192,24 @@ def test_an_orthogonal_layer_makes_another_space_that_no_quality_can_tell(
     assert values["neighbours"] == values["long-neighbours"] == 1
     ours, theirs = (read_reference(folder).vectors for folder in (packaged, rotated))
     assert abs(float((ours * theirs).sum(axis=1).mean())) < 0.2
+
+
+def test_a_space_that_is_declared_is_measured_and_refused_when_it_is_another(packaged: Path, rotated: Path) -> None:
+    stable = Stored("1", read_manifest(packaged), read_reference(packaged))
+    theirs = read_reference(rotated).vectors
+    ours = stable.reference.vectors
+    with pytest.raises(ValueError, match="--same-space-as 1: its normalize is True, this model's False"):
+        measure_same_space(read_manifest(rotated), stable, lambda _: theirs)
+    with pytest.raises(ValueError, match=r"--same-space-as 1: the lowest cosine to its golden probes is -?0\.\d+"):
+        measure_same_space(stable.manifest, stable, lambda _: theirs)
+    rng = np.random.default_rng(2)
+    for noise, kept in ((1e-4, True), (3e-3, True), (2e-2, False)):
+        vectors = (ours + rng.normal(0, noise, ours.shape)).astype(np.float32)
+        try:
+            measured = measure_same_space(stable.manifest, stable, lambda _, vectors=vectors: vectors)
+            assert kept, measured
+        except ValueError:
+            assert not kept
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torch"])

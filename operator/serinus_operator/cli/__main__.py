@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -125,6 +127,45 @@ def undo(connect: Callable[[], Cluster], name: str, to: str | None, timeout: flo
     """Go back to an earlier version, through the same steps; holds until spec or registry name another target."""
     cluster = connect()
     click.echo(cluster.command(cluster.release(name), "undo", timeout, **({"to": to} if to else {})))
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--revision", help="One of `history`; default: the one that was taken back last.")
+@click.option(
+    "--from-log",
+    "log",
+    type=click.File(encoding="utf-8"),
+    required=True,
+    help="Rows of the prediction log, as a JSON array or JSON lines; - is standard input.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array, for programs.")
+@click.pass_obj
+def taint(connect: Callable[[], Cluster], name: str, revision: str | None, log: TextIO, as_json: bool) -> None:
+    """List the requests, and the client's document ids, that a revision answered before it was taken back.
+
+    \b
+    serinus-server log query --json --sql "SELECT * FROM {table} WHERE release = 'NAME'" > rows.json
+    kubectl modelrelease taint NAME --from-log rows.json
+
+    Writes request id, place of the text in the request, and document id, separated by tabs; how many rows may be missing goes to standard
+    error. Exit status 1 when the log knows nothing of the revision.
+    """
+    from serinus_operator.cli.taint import ledger, read_rows, revision_of
+
+    revision, version, why = revision_of(connect().release(name), revision)
+    found = ledger(read_rows(log.read()), name, revision)
+    click.echo(f"model version {version}, revision {revision}, {why}", err=True)
+    between = f"between {found.first or '-'} and {found.last or '-'}"
+    click.echo(f"{len(found.texts)} texts of {found.requests} requests {between}", err=True)
+    gaps = f"{found.missing} rows of its {found.processes} processes are missing in between"
+    click.echo(f"{gaps}, and at most 5 s of rows after each one's last", err=True)
+    if as_json:
+        click.echo(json.dumps([asdict(text) for text in found.texts], ensure_ascii=False))
+    else:
+        for text in found.texts:
+            click.echo(f"{text.request_id}\t{text.item}\t{text.document_id}")
+    sys.exit(0 if found.texts else 1)
 
 
 @cli.command()
