@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
 from serinus_contract.manifest import ONNX_PATH, Manifest
 from serinus_server.encoders import TokenIds, Vectors
 from serinus_server.encoders.cores import cores
 from serinus_server.encoders.pooling import finish
-from serinus_server.encoders.tokens import Tokenizing, pad
+from serinus_server.encoders.tokens import Tokenizing, feeds
 
 
 class OnnxEncoder:
@@ -40,11 +39,8 @@ class OnnxEncoder:
 
     def encode(self, batch: Sequence[TokenIds], *, alone: bool = False) -> Vectors:
         """See Encoder."""
-        ids, mask = pad(batch)
-        feeds = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in self._inputs:
-            feeds["token_type_ids"] = np.zeros_like(ids)
-        states: Vectors = (self._wide if alone else self._narrow).run(None, feeds)[0]
+        named, mask = feeds(batch, self._inputs)
+        states: Vectors = (self._wide if alone else self._narrow).run(None, named)[0]
         return finish(states, mask, self._manifest)
 
     def memory_bytes(self) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import openvino
 from openvino import properties
 from openvino.properties import hint
@@ -20,7 +19,7 @@ from serinus_contract.manifest import ONNX_PATH, Manifest
 from serinus_server.encoders import TokenIds, Vectors
 from serinus_server.encoders.cores import cores, cpu_flags
 from serinus_server.encoders.pooling import finish
-from serinus_server.encoders.tokens import Tokenizing, pad
+from serinus_server.encoders.tokens import Tokenizing, feeds
 
 BF16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
 
@@ -50,11 +49,8 @@ class OpenvinoEncoder:
 
     def encode(self, batch: Sequence[TokenIds], *, alone: bool = False) -> Vectors:
         """See Encoder."""
-        ids, mask = pad(batch)
-        feeds = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in self._inputs:
-            feeds["token_type_ids"] = np.zeros_like(ids)
-        states = self._request(alone).infer(feeds, share_inputs=True, share_outputs=True)[0]
+        named, mask = feeds(batch, self._inputs)
+        states = self._request(alone).infer(named, share_inputs=True, share_outputs=True)[0]
         return finish(states, mask, self._manifest)
 
     def memory_bytes(self) -> tuple[int, int]:

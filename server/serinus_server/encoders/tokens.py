@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +47,12 @@ def pad(batch: Sequence[TokenIds], multiple: int = 1) -> tuple[np.ndarray, np.nd
         ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
     return ids, mask
+
+
+def feeds(batch: Sequence[TokenIds], inputs: Container[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What an export with these `inputs` takes for a batch, by name, and the mask, (len(batch), longest) int64."""
+    ids, mask = pad(batch)
+    named = {"input_ids": ids, "attention_mask": mask}
+    if "token_type_ids" in inputs:
+        named["token_type_ids"] = np.zeros_like(ids)
+    return named, mask
