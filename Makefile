@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log bench-verify cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log bench-server bench-gpu bench-verify cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100
 
 bench-log: setup  ## what the prediction log costs: rows a second, bytes a row, added latency (3 minutes; ROWS=100000000 for the large run)
 	$(PYTHON) -m tests.bench.log $(if $(ROWS),--rows $(ROWS))
+
+bench-server: setup  ## this server's CPU per request beside FastAPI + SentenceTransformer's (10 minutes; ENFORCE=0 only reports)
+	$(PYTHON) -W ignore -m tests.bench.server $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-gpu: setup  ## the torch encoder on this machine's GPU: tokens a second, memory over random lengths (6 minutes; without a GPU it judges nothing)
+	$(PYTHON) -W ignore -m tests.bench.server_gpu --random-weights $(if $(SECONDS_WATCHED),--seconds $(SECONDS_WATCHED))
 
 bench-verify: setup  ## what verify's limits rest on: the noise of one model, and what each damage to it changes (5 minutes)
 	$(PYTHON) -m tests.bench.verify

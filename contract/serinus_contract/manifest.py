@@ -18,6 +18,7 @@ PROBES_PATH: Final = "serinus/probes.json"
 VECTORS_PATH: Final = "serinus/vectors.safetensors"
 REFERENCE_PATH: Final = "serinus/reference.json"
 ONNX_PATH: Final = "onnx/model.onnx"
+ONNX_INT8_PATH: Final = "onnx/model-int8.onnx"
 STATES: Final = "states"
 EMBEDDING: Final = "embedding"
 SCHEMA: Final = 1

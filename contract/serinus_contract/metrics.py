@@ -23,6 +23,11 @@ READY_AT_SECONDS: Final = "serinus_ready_at_seconds"  # gauge, Unix time at whic
 INPUT_TOKENS: Final = "serinus_input_tokens"  # histogram, tokens per text
 BATCH_TOKENS: Final = "serinus_batch_tokens"  # histogram, tokens per batch sent to the encoder
 ENCODE_SECONDS: Final = "serinus_encode_seconds"  # histogram, one observation per batch
+QUEUE_SECONDS: Final = "serinus_queue_seconds"  # histogram, from admission to the forward pass, a request
+TOKENIZE_SECONDS: Final = "serinus_tokenize_seconds"  # histogram, a request
+PADDING_TOKENS_TOTAL: Final = (
+    "serinus_padding_tokens_total"  # counter of padding sent to the encoder: what batching wastes
+)
 QUEUE_TOKENS: Final = "serinus_queue_tokens"  # gauge
 GPU_RESERVED_BYTES: Final = "serinus_gpu_memory_reserved_bytes"  # gauge; 0 without a GPU
 GPU_ALLOCATED_BYTES: Final = "serinus_gpu_memory_allocated_bytes"  # gauge

@@ -1,164 +1,304 @@
-"""From single requests to batches: token-budgeted, work-conserving, bounded. Every accepted request gets exactly one answer.
+"""From requests to batches and back: work-conserving, bounded. Every accepted request gets exactly one answer.
 
-There is no fixed wait: while a batch runs in the encode thread the next one gathers. Texts whose client has left are dropped at the pop.
-A batch that fails is tried again text by text, so that one poisonous text fails alone.
+There is no fixed wait: while batches run in the encoder's lanes the next one gathers. Requests whose client has left or whose deadline has
+passed are dropped at the pop. A batch that fails is tried again text by text, so that one poisonous text fails alone; when not even that
+helps a golden probe tells whether it is the text or the encoder, and readiness falls with the encoder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from serinus_server.encoders import Encoder, Vectors
-from serinus_server.errors import EncoderCrashed, EncoderFailed, Overloaded
+from serinus_server.errors import DeadlineExceeded, EncoderCrashed, EncoderFailed, Overloaded, ServerError
 from serinus_server.telemetry import Telemetry
+from serinus_server.waiting import Queue, Waiting
 
-_SMOOTHING = 0.2
+_SMOOTHING: Final = 0.2
+_TOKENISED_INLINE_CHARACTERS: Final = 512  # 50 to 150 µs on the event loop; a hop to a thread and back costs as much
+_CHECK_EVERY_SECONDS: Final = 1.0
+_STUCK_SECONDS: Final = 60.0  # no batch takes that long: a runtime that hangs is as dead as one that fails
+_LOST_AFTER_CHECKS: Final = 30
+
+log = logging.getLogger(__name__)
+
+Judge = Callable[[Vectors], Vectors]
 
 
-@dataclass(slots=True)
-class _Item:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A request's answer: (n, dim) vectors, (n,) confidence where the model has a profile, tokens of each text, seconds by phase."""
+
+    vectors: Vectors
+    confidence: Vectors | None
     tokens: list[int]
-    answer: asyncio.Future[Vectors] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    tokenise_seconds: float
+    queue_seconds: float
+    encode_seconds: float
+
+
+class _Request:
+    """Someone who waits for `missing` texts; `answer` is set once."""
+
+    __slots__ = ("answer", "began_at", "confidence", "ended_at", "missing", "queued_at", "rows")
+
+    def __init__(self, texts: int, answer: asyncio.Future[None]) -> None:
+        self.answer, self.missing = answer, texts
+        self.rows: list[Vectors | None] = [None] * texts
+        self.confidence: list[float] = [0.0] * texts
+        self.queued_at = time.perf_counter()
+        self.began_at = self.ended_at = 0.0
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits any more: the client left, the deadline passed, or another text of the request failed."""
+        return self.answer.done()
+
+    def fail(self, error: ServerError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a lane hands back: for each text its vector or what was raised, and the batch's confidences."""
+
+    rows: list[Vectors | BaseException]
+    confidence: Vectors | None
+    began_at: float
+    ended_at: float
 
 
 class Batcher:
-    """One encoder with its queue. `start` before `encode`, `stop` at the end."""
+    """One encoder with its queue. `start` before `encode`, `stop` at the end. All but the lanes' work happens on the event loop."""
 
     def __init__(
         self,
         encoder: Encoder,
         telemetry: Telemetry,
         *,
+        probe: str,
         max_batch_tokens: int,
         queue_tokens: int,
         queue_seconds: float = 10.0,
+        judge: Judge | None = None,
     ) -> None:
-        self._encoder, self._telemetry = encoder, telemetry
-        self._max_batch_tokens, self._queue_tokens = max_batch_tokens, queue_tokens
-        self._queue_seconds = queue_seconds
-        self._waiting: deque[_Item] = deque()
+        self._encoder, self._telemetry, self._judge, self._probe = encoder, telemetry, judge, probe
+        self._queue_tokens, self._queue_seconds = queue_tokens, queue_seconds
+        self._queue = Queue(max_batch_tokens)
         self._admitted_tokens = 0
         self._tokens_per_second = 1000.0
-        self._work = asyncio.Event()
-        self._loop_task: asyncio.Task[None] | None = None
-        self._tokenize_thread = ThreadPoolExecutor(1, "tokenize")
-        self._encode_thread = ThreadPoolExecutor(1, "encode")
+        self._running: dict[asyncio.Future[_Done], tuple[float, list[Waiting]]] = {}
+        self._started = self._dispatch_due = False
+        self._checkup: asyncio.Task[None] | None = None
+        self._failed_checks = 0
+        self._tokenizing = ThreadPoolExecutor(max(1, min(4, encoder.lanes)), "tokenize")
+        self._lanes = ThreadPoolExecutor(encoder.lanes, "encode")
 
     def start(self) -> None:
-        """Starts the encode loop."""
-        self._loop_task = asyncio.create_task(self._run())
+        """Accepts work from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._started = True
 
     async def stop(self) -> None:
-        """Ends the loop; whoever still waits gets EncoderCrashed."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
-        for thread in (self._tokenize_thread, self._encode_thread):
-            thread.shutdown(wait=True, cancel_futures=True)
+        """Accepts no more; whoever still waits gets EncoderCrashed."""
+        self._started = False
+        if self._checkup is not None:
+            self._checkup.cancel()
+        for text in self._queue.drain():
+            text.owner.fail(EncoderCrashed("the encoder has stopped; this server is about to be replaced"))
+        for pool in (self._tokenizing, self._lanes):
+            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     @property
-    def alive(self) -> bool:
-        """Is the encode loop running?"""
-        return self._loop_task is not None and not self._loop_task.done()
+    def healthy(self) -> bool:
+        """Is the encoder answering? False between a failed checkup and the next one that succeeds, and when a batch hangs."""
+        return self._started and self._failed_checks == 0 and not self._stuck()
 
-    async def encode(self, texts: Sequence[str]) -> tuple[Vectors, list[int]]:
-        """Vectors (len(texts), dim) and the tokens of each text. Raises Overloaded, EncoderFailed, EncoderCrashed."""
-        loop = asyncio.get_running_loop()
-        token_lists = await loop.run_in_executor(self._tokenize_thread, self._encoder.tokenize, texts)
-        total = sum(len(tokens) for tokens in token_lists)
-        if not self.alive:
-            raise EncoderCrashed("the encoder has stopped; this server is about to be replaced")
-        wait_seconds = self._admitted_tokens / self._tokens_per_second
-        full = self._admitted_tokens + total > self._queue_tokens or wait_seconds > self._queue_seconds
-        if self._admitted_tokens and full:
-            raise Overloaded(max(1, round(wait_seconds)))
-        items = [_Item(tokens) for tokens in token_lists]
+    @property
+    def lost(self) -> bool:
+        """Has the encoder failed for so long that only a new process can help?"""
+        return self._failed_checks >= _LOST_AFTER_CHECKS or self._stuck()
+
+    async def encode(self, texts: Sequence[str] | None, token_lists: Sequence[list[int]] | None = None,
+                     *, seconds: float = 30.0) -> Encoded:  # fmt: skip
+        """Encodes texts, or token ids. Raises Overloaded, DeadlineExceeded after `seconds`, EncoderFailed, EncoderCrashed."""
+        began = time.perf_counter()
+        if texts is not None:
+            token_lists = await self._tokens_of(texts)
+        assert token_lists is not None
+        counts = [len(tokens) for tokens in token_lists]
+        total = sum(counts)
+        tokenised = time.perf_counter()
         self._admit(total)
+        request = _Request(len(counts), self._loop.create_future())
+        timer = self._loop.call_later(seconds - (tokenised - began), request.fail, DeadlineExceeded(seconds))
         try:
-            self._waiting.extend(items)
-            self._work.set()
-            vectors = [await item.answer for item in items]
+            self._queue.add(request, token_lists)
+            if not self._dispatch_due:  # what arrives in the same turn of the loop goes into the same batch
+                self._dispatch_due = True
+                self._loop.call_soon(self._dispatch)
+            await request.answer
         finally:
-            self._admit(-total)
-            for item in items:
-                if item.answer.done() and not item.answer.cancelled():
-                    item.answer.exception()  # seen: a second failure of the same request is no surprise
-                item.answer.cancel()
-        for tokens in token_lists:
-            self._telemetry.input_tokens.observe(len(tokens))
-        return np.stack(vectors), [len(tokens) for tokens in token_lists]
+            timer.cancel()
+            request.answer.cancel()
+            self._admitted_tokens -= total
+            self._telemetry.queue_tokens.set(self._admitted_tokens)
+        rows = [row for row in request.rows if row is not None]
+        timing = (tokenised - began, request.began_at - request.queued_at, request.ended_at - request.began_at)
+        for count in counts:
+            self._telemetry.input_tokens.observe(count)
+        self._telemetry.tokenise.observe(timing[0])
+        self._telemetry.queue.observe(timing[1])
+        confidence = None if self._judge is None else np.array(request.confidence, dtype=np.float32)
+        return Encoded(rows[0][None] if len(rows) == 1 else np.stack(rows), confidence, counts, *timing)
+
+    async def _tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            if sum(map(len, texts)) <= _TOKENISED_INLINE_CHARACTERS:
+                return self._encoder.tokenize(texts)
+            return await self._loop.run_in_executor(self._tokenizing, self._encoder.tokenize, texts)
+        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+            raise
+        except RuntimeError as error:
+            if not self._started:
+                raise EncoderCrashed("the server is about to be replaced") from error
+            raise self._tokenizer_failed(error) from error
+        except BaseException as error:  # a panic of the tokenizer's Rust is no Exception
+            raise self._tokenizer_failed(error) from error
+
+    def _tokenizer_failed(self, error: BaseException) -> EncoderFailed:
+        self._check_up(error)
+        return EncoderFailed(f"the text could not be tokenised: {type(error).__name__}")
 
     def _admit(self, tokens: int) -> None:
+        if not self._started or self.lost:
+            raise EncoderCrashed("the encoder has stopped; this server is about to be replaced")
+        wait_seconds = self._admitted_tokens / self._tokens_per_second
+        full = self._admitted_tokens + tokens > self._queue_tokens or wait_seconds > self._queue_seconds
+        if self._admitted_tokens and full:
+            raise Overloaded(max(1, math.ceil(wait_seconds)))
         self._admitted_tokens += tokens
         self._telemetry.queue_tokens.set(self._admitted_tokens)
 
-    async def _run(self) -> None:
-        batch: list[_Item] = []
-        try:
-            while True:
-                await self._work.wait()
-                batch = self._pop()
-                if batch:
-                    await self._encode_batch(batch)
-                if not self._waiting:
-                    self._work.clear()
-        finally:
-            for item in (*batch, *self._waiting):
-                if not item.answer.done():
-                    item.answer.set_exception(EncoderCrashed("the encoder has stopped"))
+    def _dispatch(self) -> None:
+        """Fills the free lanes."""
+        self._dispatch_due = False
+        while len(self._running) < self._encoder.lanes and self._queue and self._started:
+            free = self._encoder.lanes - len(self._running)
+            alone = len(self._queue) == 1 and not self._running
+            batch = self._queue.take(free)
+            if not batch:
+                return
+            work = self._loop.run_in_executor(self._lanes, self._forward, batch, alone)
+            self._running[work] = (time.perf_counter(), batch)
+            work.add_done_callback(self._answer)
 
-    def _pop(self) -> list[_Item]:
-        """As many waiting texts as fit into the token budget once padded to the longest, at least one, without those who left."""
-        batch: list[_Item] = []
-        longest = 0
-        while self._waiting:
-            item = self._waiting[0]
-            if item.answer.done():
-                self._waiting.popleft()
-                continue
-            longest = max(longest, len(item.tokens))
-            if batch and longest * (len(batch) + 1) > self._max_batch_tokens:
-                break
-            batch.append(self._waiting.popleft())
-        return batch
-
-    async def _encode_batch(self, batch: Sequence[_Item]) -> None:
-        tokens = sum(len(item.tokens) for item in batch)
+    def _forward(self, batch: Sequence[Waiting], alone: bool) -> _Done:
+        """In a lane's thread: the vectors of a batch, or what each of its texts raised on its own."""
         began = time.perf_counter()
+        rows: list[Vectors | BaseException]
         try:
-            vectors = await self._forward([item.tokens for item in batch])
+            vectors = self._encode([text.tokens for text in batch], alone)
+            confidence = None if self._judge is None else self._judge(vectors)
+            rows = list(vectors)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises, each text of the batch gets its own answer
-            await self._one_by_one(batch, error)
+            confidence = None
+            rows = [error] if len(batch) == 1 else [self._encode_or_error(text.tokens) for text in batch]
+        return _Done(rows, confidence, began, time.perf_counter())
+
+    def _encode(self, batch: Sequence[Sequence[int]], alone: bool) -> Vectors:
+        vectors = self._encoder.encode(batch, alone=alone)
+        if len(vectors) != len(batch) or not np.isfinite(vectors).all():
+            raise ArithmeticError("the encoder returned no finite vector for each text")
+        return vectors
+
+    def _encode_or_error(self, tokens: Sequence[int]) -> Vectors | BaseException:
+        try:
+            return self._encode([tokens], False)[0]
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+
+    def _answer(self, work: asyncio.Future[_Done]) -> None:
+        """On the loop: hands out what a lane has done, and gives the lane more."""
+        _, batch = self._running.pop(work)
+        error = None if work.cancelled() else work.exception()
+        if work.cancelled() or error is not None:
+            for text in batch:
+                text.owner.fail(EncoderCrashed("the encoder has stopped"))
+            if error is not None:
+                self._check_up(error)
+            self._dispatch()
             return
-        seconds = time.perf_counter() - began
+        done = work.result()
+        failed = [row for row in done.rows if isinstance(row, BaseException)]
+        for position, (text, row) in enumerate(zip(batch, done.rows, strict=True)):
+            request: _Request = text.owner
+            if isinstance(row, BaseException):
+                request.fail(EncoderFailed(f"the text could not be encoded: {type(row).__name__}"))
+                continue
+            request.rows[text.index] = row
+            if done.confidence is not None:
+                request.confidence[text.index] = float(done.confidence[position])
+            elif self._judge is not None:
+                request.confidence[text.index] = float(self._judge(row[None])[0])
+            request.began_at = request.began_at or done.began_at
+            request.missing -= 1
+            if request.missing == 0 and not request.answer.done():
+                request.ended_at = done.ended_at
+                request.answer.set_result(None)
+        if len(failed) == len(batch):
+            self._check_up(failed[0])
+        elif not failed:
+            self._measure(batch, done)
+        self._dispatch()
+
+    def _measure(self, batch: Sequence[Waiting], done: _Done) -> None:
+        seconds = max(done.ended_at - done.began_at, 1e-6)
+        tokens = sum(len(text.tokens) for text in batch)
+        padded = max(len(text.tokens) for text in batch) * len(batch)
         self._telemetry.encode.observe(seconds)
         self._telemetry.batch_tokens.observe(tokens)
-        self._tokens_per_second += _SMOOTHING * (tokens / max(seconds, 1e-6) - self._tokens_per_second)
-        for item, vector in zip(batch, vectors, strict=True):
-            if not item.answer.done():
-                item.answer.set_result(vector)
+        self._telemetry.padding.inc(padded - tokens)
+        rate = tokens / seconds * (len(self._running) + 1)
+        self._tokens_per_second += _SMOOTHING * (rate - self._tokens_per_second)
 
-    async def _one_by_one(self, batch: Sequence[_Item], error: Exception) -> None:
-        for item in batch:
-            if item.answer.done():
-                continue
+    def _stuck(self) -> bool:
+        if not self._running:
+            return False
+        return time.perf_counter() - min(began for began, _ in self._running.values()) > _STUCK_SECONDS
+
+    def _check_up(self, error: BaseException) -> None:
+        """Something failed that may be more than one text: asks a golden probe, once at a time."""
+        log.error("%s: %s", type(error).__name__, error)
+        if self._started and (self._checkup is None or self._checkup.done()):
+            self._checkup = self._loop.create_task(self._check())
+
+    async def _check(self) -> None:
+        while self._started:
             try:
-                if len(batch) == 1:
-                    raise error
-                vector = (await self._forward([item.tokens]))[0]
-            except Exception as cause:  # noqa: BLE001 - as above
-                if not item.answer.done():
-                    item.answer.set_exception(EncoderFailed(f"the text could not be encoded: {type(cause).__name__}"))
+                await self._loop.run_in_executor(self._lanes, self._encode_probe)
+            except Exception as error:  # noqa: BLE001 - it stays unready, and the log says why
+                self._failed_checks += 1
+                log.error("the golden probe fails too (%d): %s: %s", self._failed_checks, type(error).__name__, error)
+                await asyncio.sleep(_CHECK_EVERY_SECONDS)
             else:
-                if not item.answer.done():
-                    item.answer.set_result(vector)
+                self._failed_checks = 0
+                return
 
-    async def _forward(self, batch: Sequence[Sequence[int]]) -> Vectors:
-        return await asyncio.get_running_loop().run_in_executor(self._encode_thread, self._encoder.encode, batch)
+    def _encode_probe(self) -> None:
+        try:
+            self._encode(self._encoder.tokenize([self._probe]), False)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic, as above
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error

@@ -1,34 +1,78 @@
-"""What every request passes first and every answer last: limits, identity headers, errors to statuses, metrics, drain, connection age.
+"""What every request passes first and every answer last: identity headers, tokens, errors to statuses, metrics, drain, connection age.
 
-kube-proxy balances connections, not requests: a keep-alive pool that is never closed never meets a new pod. So a connection that has
+The hot routes are answered from here, on raw ASGI: Starlette's middleware, router and request objects would cost more than the rest of the
+HTTP. kube-proxy balances connections, not requests: a keep-alive pool that is never closed never meets a new pod. So a connection that has
 reached its age, and every connection while draining, is closed with the answer it is owed.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import itertools
 import logging
 import random
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serinus_contract.names import REQUEST_ID_HEADER
-from serinus_server.errors import STATUS, Overloaded, TooLarge
+from serinus_server.errors import STATUS, BadRequest, Overloaded, ServerError, TooLarge, Unauthorized
 from serinus_server.settings import Settings
-from serinus_server.telemetry import HOT_ROUTES, Telemetry
+from serinus_server.telemetry import Telemetry
 
-_AGE_SPREAD = 0.1
-_MAX_ID_CHARACTERS = 128
-_KNOWN_CONNECTIONS = 10_000
+_AGE_SPREAD: Final = 0.1
+_MAX_ID_CHARACTERS: Final = 128
+_KNOWN_CONNECTIONS: Final = 10_000
+_WATCHED_AFTER_SECONDS: Final = (
+    0.02  # an answer is mostly sooner; to watch each connection for its client's leaving costs 20 µs
+)
+_CLIENT_LEFT: Final = 499
+_OPEN: Final = frozenset(("/livez", "/ready", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
+_ID_HEADER: Final = REQUEST_ID_HEADER.encode()
 
 log = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to a hot route, its body read. `began` is on the clock of `time.perf_counter`."""
+
+    request_id: str
+    path: str
+    began: float
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer's JSON; `after` is called with the request's seconds when the last byte has left.
+
+    `headers` win over those that every answer has: a neighbour's answer, `forwarded`, names the model and the space that gave it.
+    """
+
+    body: bytes
+    headers: Headers = field(default_factory=list)
+    after: Callable[[float], None] | None = None
+    status: int = 200
+    forwarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HotRoute:
+    """`name` is the route in the metrics; `describe` makes the body of an error."""
+
+    name: str
+    answer: Callable[[Call], Awaitable[Reply]]
+    describe: Callable[[int, str, ServerError], dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -41,65 +85,130 @@ class EdgeState:
     closes_at: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
+class _ClientLeft(Exception):
+    """The connection closed before the body was whole."""
+
+
 class Edge:
-    """ASGI middleware around the whole app."""
+    """The server's outermost ASGI application."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, telemetry: Telemetry, state: EdgeState, headers: Mapping[str, str]
-    ) -> None:
-        self._app, self._settings, self._telemetry, self._state = app, settings, telemetry, state
+        self, app: ASGIApp, hot: Mapping[str, HotRoute], settings: Settings, telemetry: Telemetry, state: EdgeState,
+        headers: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self._app, self._hot, self._settings, self._telemetry, self._state = app, hot, settings, telemetry, state
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._tokens = [key.get_secret_value().encode() for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """One request, or the application's lifespan."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _given_id(scope) or f"{self._state.instance}-{next(self._state.requests)}"
-        scope.setdefault("state", {}).update(request_id=request_id, began=began)
-        headers = [*self._headers, (REQUEST_ID_HEADER.encode(), request_id.encode())]
+        asked: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = _given_id(asked.get(_ID_HEADER, b"")) or f"{self._state.instance}-{next(self._state.requests)}"
+        headers = [*self._headers, (_ID_HEADER, request_id.encode())]
+        if b"traceparent" in asked:
+            headers.append((b"traceparent", asked[b"traceparent"]))
         if self._is_due(scope):
             headers.append((b"connection", b"close"))
-        status = 0
+        path = scope["path"]
+        if (route := self._hot.get(path)) is None:
+            await self._cold(scope, receive, _with_headers(send, headers), path, asked)
+        elif scope["method"] != "POST":
+            error = route.describe(405, "method_not_allowed", ServerError("this route takes POST"))
+            await _send(send, 405, orjson.dumps(error), [*headers, (b"allow", b"POST")])
+        else:
+            await self._hot_call(route, Call(request_id, path, began, asked, b""), receive, send, headers)
 
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                given = message.get("headers", [])
-                named = {name for name, _ in given}  # a neighbour's answer names the model and the space that gave it
-                message["headers"] = [*given, *(header for header in headers if header[0] not in named)]
-            await send(message)
-
+    async def _cold(self, scope: Scope, receive: Receive, send: Send, path: str, asked: Mapping[bytes, bytes]) -> None:
+        if self._tokens and path not in _OPEN and not self._is_known(asked):
+            body = orjson.dumps({"error": {"message": str(_UNKNOWN), "type": "invalid_request_error", "param": None,
+                                           "code": "unauthorized"}})  # fmt: skip
+            await _send(send, 401, body, [(b"www-authenticate", b"Bearer")])
+            return
         try:
-            await self._app(scope, self._bounded(scope, receive), send_with_headers)
-        except Exception:  # Starlette has answered 500 by now; the fault is logged with its request
-            log.exception("request %s failed", request_id)
-        if scope["state"].get("forwarded"):  # another revision's time and faults are not this one's
+            await self._app(scope, receive, send)
+        except Exception:  # Starlette has answered 500 by now
+            log.exception("%s failed", path)
+
+    async def _hot_call(self, route: HotRoute, call: Call, receive: Receive, send: Send, headers: Headers) -> None:
+        task = asyncio.current_task()
+        watcher: asyncio.Task[None] | None = None
+        left = False
+
+        async def watch() -> None:
+            nonlocal left
+            if (await receive())["type"] == "http.disconnect" and task is not None:
+                left = True
+                task.cancel()
+
+        def begin_watching() -> None:
+            nonlocal watcher
+            watcher = asyncio.get_running_loop().create_task(watch())
+
+        status, reply = 500, Reply(b"")
+        timer: asyncio.TimerHandle | None = None
+        try:
+            try:
+                if self._tokens and not self._is_known(call.headers):
+                    raise _UNKNOWN
+                body = await self._body(call.headers, receive)
+                timer = asyncio.get_running_loop().call_later(_WATCHED_AFTER_SECONDS, begin_watching)
+                reply = await route.answer(replace(call, body=body))
+                status = reply.status
+            except ServerError as error:
+                status, reply = _refusal(route, error)
+            except Exception:  # a bug of ours: this request fails, and the log has its id
+                log.exception("request %s failed", call.request_id)
+                reply = Reply(orjson.dumps(route.describe(500, "internal", ServerError("the server failed"))))
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                if watcher is not None:
+                    watcher.cancel()
+            if reply.forwarded:
+                named = {name for name, _ in reply.headers}
+                headers = [header for header in headers if header[0] not in named]
+            await _send(send, status, reply.body, [*headers, *reply.headers])
+        except _ClientLeft:
+            status = _CLIENT_LEFT
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            status = _CLIENT_LEFT
+        seconds = time.perf_counter() - call.began
+        if reply.forwarded:  # another revision's time and faults are not this one's
             self._telemetry.forwarded.labels(str(status)).inc()
-        elif scope["path"] in HOT_ROUTES and status:
-            self._telemetry.requests.labels(scope["path"], str(status)).inc()
-            if status < 300:
-                self._telemetry.duration.labels(scope["path"]).observe(time.perf_counter() - began)
+        else:
+            self._telemetry.answered(route.name, status, seconds)
+        if status == 200 and reply.after is not None:
+            reply.after(seconds)
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The request's body, refused as soon as it is known to be too large: by its header, or while it streams in."""
-        limit, received = self._settings.max_body_bytes, 0
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        too_large = TooLarge(f"the body is over {limit} bytes")
-
-        async def bounded() -> Message:
-            nonlocal received
-            if declared.isdigit() and int(declared) > limit:
-                raise too_large
+        limit = self._settings.max_body_bytes
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > limit:
+            raise TooLarge(f"the body is over {limit} bytes")
+        chunks: list[bytes] = []
+        received, more = 0, True
+        while more:
             message = await receive()
-            received += len(message.get("body", b""))
+            if message["type"] == "http.disconnect":
+                raise _ClientLeft
+            chunks.append(message.get("body", b""))
+            received += len(chunks[-1])
             if received > limit:
-                raise too_large
-            return message
+                raise TooLarge(f"the body is over {limit} bytes")
+            more = message.get("more_body", False)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-        return bounded
+    def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        known = [hmac.compare_digest(token.strip(), each) for each in self._tokens]  # all of them: time tells nothing
+        return scheme.lower() == b"bearer" and any(known)
 
     def _is_due(self, scope: Scope) -> bool:
         """Is this connection to be closed with the answer?"""
@@ -120,15 +229,48 @@ class Edge:
         return True
 
 
-async def answer_error(_: Request, error: Exception) -> Response:
+_UNKNOWN: Final = Unauthorized("a known bearer token is needed: authorization: Bearer …")
+
+
+def deadline_seconds(headers: Mapping[bytes, bytes], longest: float) -> float:
+    """What the client still waits for, by x-request-timeout-ms, at most `longest`. Raises BadRequest."""
+    given = headers.get(b"x-request-timeout-ms")
+    if given is None:
+        return longest
+    if not given.isdigit() or int(given) == 0:
+        raise BadRequest("x-request-timeout-ms is a whole number of milliseconds above 0", "x-request-timeout-ms")
+    return min(int(given) / 1000, longest)
+
+
+def _refusal(route: HotRoute, error: ServerError) -> tuple[int, Reply]:
     """What the server raises on purpose, as its status and a JSON body."""
-    status, code = STATUS[type(error)]  # type: ignore[index]
-    headers = {"retry-after": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else {}
-    return Response(orjson.dumps({"error": {"code": code, "message": str(error)}}), status, headers, "application/json")
+    status, code = STATUS[type(error)]
+    headers: Headers = []
+    if isinstance(error, Overloaded):
+        headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return status, Reply(orjson.dumps(route.describe(status, code, error)), headers)
 
 
-def _given_id(scope: Scope) -> str:
+async def _send(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    own = [(b"content-length", str(len(body)).encode())]
+    if not any(name == b"content-type" for name, _ in headers):
+        own.append((b"content-type", b"application/json"))
+    await send({"type": "http.response.start", "status": status, "headers": own + headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _with_headers(send: Send, headers: Headers) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *headers]
+        await send(message)
+
+    return send_with_headers
+
+
+def _given_id(given: bytes) -> str:
     """The client's own id where it is printable and short, else nothing."""
-    given = next((value for name, value in scope["headers"] if name == REQUEST_ID_HEADER.encode()), b"")
-    text: str = given.decode("latin-1")
+    text = given.decode("latin-1")
     return text if text.isascii() and text.isprintable() and len(text) <= _MAX_ID_CHARACTERS else ""

@@ -6,7 +6,11 @@ from typing import Final
 
 
 class ServerError(Exception):
-    """Base of what the server raises on purpose. The text goes to the client."""
+    """Base of what the server raises on purpose. The text goes to the client, with the field it is about where there is one."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class BadRequest(ServerError):
@@ -37,6 +41,17 @@ class Overloaded(ServerError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class DeadlineExceeded(ServerError):
+    """The client's own deadline, or the server's, passed before the answer."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} s")
+
+
+class Unauthorized(ServerError):
+    """No bearer token, or one that is not known here."""
+
+
 class EncoderFailed(ServerError):
     """The encoder failed on this text; others of the batch were answered."""
 
@@ -64,6 +79,8 @@ STATUS: Final[dict[type[ServerError], tuple[int, str]]] = {
     OtherSpace: (409, "other_space"),
     NeighbourFailed: (504, "neighbour_failed"),
     Overloaded: (429, "overloaded"),
+    DeadlineExceeded: (504, "deadline_exceeded"),
+    Unauthorized: (401, "unauthorized"),
     EncoderFailed: (500, "encoder_failed"),
     EncoderCrashed: (503, "encoder_crashed"),
 }

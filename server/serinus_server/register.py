@@ -28,6 +28,7 @@ from serinus_server.export import export
 from serinus_server.neighbourhood import lowest_cosine, mean_cosine, nearest, overlap
 from serinus_server.package import Reference, Stored, sha256, write_reference
 from serinus_server.profile import Profile, make_profile
+from serinus_server.quantize import write_int8
 from serinus_server.source import Source, load_source
 from serinus_server.space import space_identity
 
@@ -89,6 +90,7 @@ def package(folder: Path, target: Path, wishes: Wishes, progress: Progress) -> P
         manifest = replace(manifest, space=wishes.same_space_as.manifest.space)
     reference = _with_profile(golden, encoder, manifest, wishes, progress)
     write_reference(target, reference)
+    write_int8(target, manifest, reference.probes, reference.vectors, progress)
     files = {str(path.relative_to(target)): sha256(path) for path in sorted(target.rglob("*")) if path.is_file()}
     manifest = replace(manifest, files=files)
     (target / contract.PATH).write_text(manifest.to_json(), encoding="utf-8")

@@ -13,7 +13,7 @@ import uvicorn
 from serinus_server.app import build
 from serinus_server.drift import Drift
 from serinus_server.edge import EdgeState
-from serinus_server.encoders.choice import load_encoder
+from serinus_server.encoders.choice import choose
 from serinus_server.loading import Model, fetch
 from serinus_server.observing import Observer
 from serinus_server.package import read_reference
@@ -57,19 +57,27 @@ def serve(settings: Settings) -> None:
     logging_to = _log_settings(settings)
     model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
     log.info("serving %s version %s, space %s", model.name, model.version, model.manifest.space)
-    encoder = load_encoder(settings.backend, model.folder, model.manifest, settings.threads)
+    reference = read_reference(model.folder)
+    choice = choose(
+        settings.backend, model.folder, model.manifest, settings.threads, reference=reference,
+        least_cosine=settings.least_cosine, in_cluster=bool(settings.release), tell=log.info,
+    )  # fmt: skip
+    log.info("backend %s: %s", choice.encoder.backend, choice.reason)
     state = EdgeState()
     observers: list[Observer] = []
     if logging_to is not None:
         observers.append(_recorder(logging_to, settings, model, state))
-    reference = read_reference(model.folder)
     if reference.profile is not None:
         observers.append(Drift(reference.profile, settings.drift_half_life_seconds))
-    app = build(settings, model, encoder, reference, state, observers)
+    app = build(settings, model, choice, reference, state, observers)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_LONGEST_REQUEST_SECONDS,

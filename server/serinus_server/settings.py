@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serinus_contract import names
@@ -41,10 +42,16 @@ class Settings(BaseSettings):
     host: str = Field(default="0.0.0.0", alias="SERINUS_HOST")  # noqa: S104 - a pod serves its network
     port: int = Field(default=names.HTTP_PORT, alias="SERINUS_PORT")
     backend: Backend = Field(
-        default="auto", alias="SERINUS_BACKEND", description="onnx, torch, or auto: torch where there is a GPU"
+        default="auto",
+        alias="SERINUS_BACKEND",
+        description="onnx, onnx-int8, openvino, torch, or auto: torch on a GPU, else the fastest of this machine (pinned in a cluster)",
     )
+    least_cosine: float = Field(
+        default=0.999, gt=0, le=1, alias="SERINUS_LEAST_COSINE",
+        description="what auto's choice must keep to the golden probes' vectors",
+    )  # fmt: skip
     threads: int = Field(
-        default=0, ge=0, alias="SERINUS_THREADS", description="threads of one forward pass; 0: as many as cores"
+        default=0, ge=0, alias="SERINUS_THREADS", description="cores for encoding; 0: all that the container may use"
     )
     max_text_characters: int = Field(default=32_768, gt=0, alias="SERINUS_MAX_TEXT_CHARACTERS")
     max_texts: int = Field(default=256, gt=0, alias="SERINUS_MAX_TEXTS", description="texts of one request")
@@ -89,4 +96,23 @@ class Settings(BaseSettings):
         alias="SERINUS_DRIFT_HALF_LIFE_SECONDS",
         description="after which a text weighs half in drift",
     )
+    request_seconds: float = Field(
+        default=30.0, gt=0, alias="SERINUS_REQUEST_SECONDS",
+        description="the longest a request waits; x-request-timeout-ms may ask for less",
+    )  # fmt: skip
+    api_keys: tuple[SecretStr, ...] = Field(
+        default=(),
+        alias="SERINUS_API_KEYS",
+        description="bearer tokens that are let in, as a JSON list; none: everybody is",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, alias="SERINUS_TLS_CERTIFICATE", description="PEM file; turns TLS on"
+    )
+    tls_key: Path | None = Field(default=None, alias="SERINUS_TLS_KEY", description="PEM file of the certificate's key")
     connection_age_seconds: float = Field(default=60.0, gt=0, alias="SERINUS_CONNECTION_AGE_SECONDS")
+
+    @model_validator(mode="after")
+    def _key_with_certificate(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("SERINUS_TLS_CERTIFICATE and SERINUS_TLS_KEY are set together")
+        return self

@@ -7,7 +7,8 @@ from prometheus_client.exposition import generate_latest
 
 from serinus_contract import metrics as contract
 
-HOT_ROUTES = ("/predict", "/v1/embeddings")
+HOT_ROUTES = ("/predict", "/v1/embeddings", "/v2/infer")
+_PHASE_BOUNDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
 class Telemetry:
@@ -40,7 +41,17 @@ class Telemetry:
         self.batch_tokens = Histogram(
             contract.BATCH_TOKENS, "Tokens of a batch", buckets=batches, registry=self.registry
         )
-        self.encode = Histogram(contract.ENCODE_SECONDS, "Forward pass of a batch", registry=self.registry)
+        self.encode = Histogram(
+            contract.ENCODE_SECONDS, "Forward pass of a batch", buckets=_PHASE_BOUNDS, registry=self.registry
+        )
+        self.queue = Histogram(
+            contract.QUEUE_SECONDS, "From admission to the forward pass", buckets=_PHASE_BOUNDS, registry=self.registry
+        )
+        self.tokenise = Histogram(
+            contract.TOKENIZE_SECONDS, "Text to token ids, a request", buckets=_PHASE_BOUNDS, registry=self.registry
+        )
+        name = contract.PADDING_TOKENS_TOTAL.removesuffix("_total")
+        self.padding = Counter(name, "Padding sent to the encoder", registry=self.registry)
         self.queue_tokens = Gauge(contract.QUEUE_TOKENS, "Tokens admitted and not yet answered", registry=self.registry)
         self.gpu_reserved = Gauge(contract.GPU_RESERVED_BYTES, "Held by the allocator", registry=self.registry)
         self.gpu_allocated = Gauge(contract.GPU_ALLOCATED_BYTES, "In use by tensors", registry=self.registry)
@@ -49,10 +60,20 @@ class Telemetry:
         )
         labels = ["model", "version", "space", "digest", "backend"]
         self.model_info = Gauge(contract.MODEL_INFO, "What is served", labels, registry=self.registry)
-        for route in HOT_ROUTES:
-            self.duration.labels(route)
-            for code in ("200", "500"):
-                self.requests.labels(route, code)
+        # looked up once: `labels` checks and joins its arguments at every call
+        self._durations = {route: self.duration.labels(route) for route in HOT_ROUTES}
+        self._counters = {
+            (route, code): self.requests.labels(route, str(code)) for route in HOT_ROUTES for code in (200, 500)
+        }
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """One request of a hot route has its answer."""
+        counter = self._counters.get((route, status))
+        if counter is None:
+            counter = self._counters[route, status] = self.requests.labels(route, str(status))
+        counter.inc()
+        if status < 300:
+            self._durations[route].observe(seconds)
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""

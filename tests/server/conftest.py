@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -62,11 +63,11 @@ class Served:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait_ready(self, deadline_seconds: float = 60) -> None:
+    def wait_ready(self, deadline_seconds: float = 60, verify: ssl.SSLContext | bool = True) -> None:
         ends_at = time.monotonic() + deadline_seconds
         while True:
             try:
-                if httpx.get(f"{self.url}/ready", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}/ready", timeout=2, verify=verify).status_code == 200:
                     return
             except httpx.HTTPError:
                 pass

@@ -1,44 +1,46 @@
-"""ONNX Runtime on CPUs: the export that `register` made, tokenised by `tokenizers`, pooled in numpy. No torch."""
+"""ONNX Runtime on CPUs: the exports that `register` made, tokenised by `tokenizers`, pooled in numpy. No torch.
+
+One session with one thread serves every lane (a session may run in several threads at once and holds its weights once); a second one
+with all cores answers a text that is alone. Neither spins while it waits: spinning burns the CPU time of whoever shares the machine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
-from serinus_contract.manifest import EMBEDDING, ONNX_PATH, Manifest
+from serinus_contract.manifest import ONNX_PATH, Manifest
 from serinus_server.encoders import TokenIds, Vectors
-from serinus_server.encoders.tokens import load_tokenizer, pad, token_ids
+from serinus_server.encoders.cores import cores
+from serinus_server.encoders.pooling import finish
+from serinus_server.encoders.tokens import Tokenizing, feeds
 
 
 class OnnxEncoder:
-    """fp32 inference. `threads` 0 lets the runtime take one per core."""
+    """Inference from the export at `path` in the model's folder. `threads` 0 takes all cores that the process may use."""
 
-    backend = "onnx"
-
-    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
-        self.dim = manifest.dim
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int, *, path: str = ONNX_PATH, backend: str = "onnx"
+    ) -> None:
+        self.dim, self.backend = manifest.dim, backend
         self._manifest = manifest
-        self._tokenizer = load_tokenizer(folder, manifest.max_tokens)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(str(folder / ONNX_PATH), options, ["CPUExecutionProvider"])
-        self._inputs = {each.name for each in self._session.get_inputs()}
+        self._tokenize = Tokenizing(folder, manifest)
+        self.vocabulary = self._tokenize.vocabulary
+        self.lanes = cores(threads)
+        self._narrow = _session(folder / path, 1)
+        self._wide = _session(folder / path, self.lanes) if self.lanes > 1 else self._narrow
+        self._inputs = {each.name for each in self._narrow.get_inputs()}
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """See Encoder."""
-        return token_ids(self._tokenizer, self._manifest.prompt, texts)
+        return self._tokenize(texts)
 
-    def encode(self, batch: Sequence[TokenIds]) -> Vectors:
+    def encode(self, batch: Sequence[TokenIds], *, alone: bool = False) -> Vectors:
         """See Encoder."""
-        ids, mask = pad(batch)
-        feeds = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in self._inputs:
-            feeds["token_type_ids"] = np.zeros_like(ids)
-        states: Vectors = self._session.run(None, feeds)[0]
+        named, mask = feeds(batch, self._inputs)
+        states: Vectors = (self._wide if alone else self._narrow).run(None, named)[0]
         return finish(states, mask, self._manifest)
 
     def memory_bytes(self) -> tuple[int, int]:
@@ -46,20 +48,8 @@ class OnnxEncoder:
         return 0, 0
 
 
-def finish(states: Vectors, mask: np.ndarray, manifest: Manifest) -> Vectors:
-    """Pools (n, tokens, dim) hidden states to (n, dim) and normalises where the model does; a graph that did so itself is done."""
-    if manifest.output == EMBEDDING:
-        return states
-    match manifest.pooling:
-        case "mean":
-            weights = mask[:, :, None].astype(np.float32)
-            pooled = (states * weights).sum(axis=1) / weights.sum(axis=1)
-        case "cls":
-            pooled = states[:, 0]
-        case "lasttoken":
-            pooled = states[np.arange(len(states)), mask.sum(axis=1) - 1]
-        case _:
-            raise ValueError(f"unknown pooling {manifest.pooling!r}")
-    if manifest.normalize:
-        pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-    return pooled.astype(np.float32, copy=False)
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
