@@ -80,7 +80,10 @@ def verify_job(release: Release, spec: Spec, revision: Target, against: str | No
     """The verify Job: the canary's pod without serving labels, ports and probes. Nothing of it can meet a user."""
     pod = _pod(release, spec, revision, defaults) | {"restartPolicy": "Never"}
     container = pod["containers"][0]
-    container |= {"args": ["verify"], "terminationMessagePolicy": "File"}
+    container |= {
+        "args": ["verify"],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }  # a run without a report says why
     if against is not None:
         container["env"].append({"name": names.VERIFY_AGAINST_ENV, "value": f"models:/{spec.model.name}/{against}"})
     labels = MANAGED_BY | {VERIFY_LABEL: release.name, names.REVISION_LABEL: revision.revision}

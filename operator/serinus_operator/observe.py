@@ -27,6 +27,7 @@ _WAITING_PROBLEMS: Final = {
     "CreateContainerError": "ContainerConfig",
     "RunContainerError": "ContainerConfig",
 }
+_LOGGED_CHARACTERS: Final = 500
 _INSUFFICIENT: Final = re.compile(r"Insufficient (\S+?)[,.]?(?:\s|$)")
 _ACCELERATOR: Final = re.compile(r"gpu|nvidia\.com|amd\.com", re.IGNORECASE)
 
@@ -161,11 +162,13 @@ def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
     ended = _terminated(pod)
     if ended is None:
         return VerifyJob(revision, JobState.FINISHED, message=f"its pod left no termination message ({why})")
+    said = str(ended.get("message", "")).strip()
     try:
-        return VerifyJob(revision, JobState.FINISHED, VerifyReport.from_json(str(ended.get("message", ""))))
+        return VerifyJob(revision, JobState.FINISHED, VerifyReport.from_json(said))
     except MalformedReport as error:
+        logged = said.rpartition("\n")[2][-_LOGGED_CHARACTERS:] if said and not said.startswith("{") else str(error)
         outcome = f"{ended.get('reason')}, exit code {ended.get('exitCode')}"
-        return VerifyJob(revision, JobState.FINISHED, message=f"{outcome}; {error}")
+        return VerifyJob(revision, JobState.FINISHED, message=f"{outcome}: {logged}")
 
 
 def _no_pod(job: JSON) -> Problem:

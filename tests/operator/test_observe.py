@@ -1,0 +1,81 @@
+"""What Kubernetes' objects say, as the plan reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serinus_operator import observe
+from serinus_operator.observe import Children
+from serinus_operator.rollout.model import Problem
+
+LABELS = {"serinus.dev/release": "release", "serinus.dev/revision": "r"}
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "pod", "labels": LABELS}, "status": status}
+
+
+def problem(*pods: dict[str, Any], **deployment_status: Any) -> Problem | None:
+    deployment = {"metadata": {"labels": LABELS, "generation": 1}, "spec": {"replicas": 1}, "status": deployment_status}
+    return observe.workloads(Children(deployments=(deployment,), pods=pods))["r"].problem
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "shortage"),
+    [
+        ("0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: …", "InsufficientGPU", True),
+        (
+            "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/mig-1g.10gb.",
+            "InsufficientGPU",
+            True,
+        ),
+        ("0/1 nodes are available: 1 cannot allocate all claims.", "InsufficientGPU", True),
+        ("0/3 nodes are available: 3 Insufficient memory.", "InsufficientResources", True),
+        ("0/3 nodes are available: 3 node(s) had untolerated taint {gpu: only}.", "Unschedulable", False),
+    ],
+)
+def test_the_schedulers_reasons_are_told_apart(message: str, reason: str, shortage: bool) -> None:
+    condition = {
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    found = problem(pod(conditions=[condition]))
+    assert found is not None
+    assert (found.reason, found.shortage, found.message) == (reason, shortage, message)
+    assert found.since is not None
+
+
+def test_a_full_quota_is_a_shortage_that_the_deployment_tells() -> None:
+    condition = {
+        "type": "ReplicaFailure", "status": "True", "message": "pods \"x\" is forbidden: exceeded quota: gpus",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    found = problem(conditions=[condition])
+    assert found is not None
+    assert (found.reason, found.shortage) == ("QuotaExceeded", True)
+
+
+def test_an_image_that_cannot_be_pulled_is_no_shortage() -> None:
+    waiting = {"state": {"waiting": {"reason": "ErrImageNeverPull", "message": "not present"}}}
+    assert problem(pod(containerStatuses=[waiting])) == Problem("ImagePull", "not present")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("loading …\nserinus-server: config.json has SHA-256 a, the manifest says b\n", "the manifest says b"),
+        ("", "not a verify report"),
+        ('{"schema": "another"}', "has schema 'another'"),
+    ],
+)
+def test_a_verify_run_without_a_report_says_why(said: str, expected: str) -> None:
+    job = {"metadata": {"labels": LABELS}, "status": {"conditions": [{"type": "Failed", "status": "True"}]}}
+    ended = {"reason": "Error", "exitCode": 2, "message": said}
+    its_pod = pod(containerStatuses=[{"state": {"terminated": ended}}])
+    its_pod["metadata"]["labels"] = LABELS | {"serinus.dev/verify": "release"}
+    found = observe.verify_jobs(Children(jobs=(job,), pods=(its_pod,)))["r"]
+    assert found.report is None
+    assert found.message.startswith("Error, exit code 2: ")
+    assert expected in found.message
