@@ -44,7 +44,7 @@ test: setup lint types imports  ## everything; what CI runs
 demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
 	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)
 
-bench-gates: setup  ## how often the gates fail good releases and how soon bad ones (2000 releases for each noise: 15 minutes; RELEASES=200 for less)
+bench-gates: setup  ## how often the gates fail good releases and how soon bad ones (2000 releases for each noise: 11 minutes of processor time; RELEASES=200 for less)
 	$(PYTHON) -m tests.bench.gates $(if $(RELEASES),--releases $(RELEASES))
 
 bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100 releases at once on a real control plane (10 minutes; RELEASES=1000)
