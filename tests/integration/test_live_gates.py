@@ -52,7 +52,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.model]
 RELEASE = ("default", "embedder")
 GOOD, SPANS, LOOKS = 5, 4, 15
 INTERVAL, SCRAPE_LAG = timedelta(seconds=2), timedelta(seconds=2)
-REQUESTS_PER_SECOND = 5.0  # to each server
+REQUESTS_PER_SECOND, SENDERS = 5.0, 2  # to each server
 WIRE_SECONDS = 0.4
 GATES = (
     Gate("errors", ErrorRateGate(), dry_run=False),
@@ -222,18 +222,19 @@ async def slow_wire(url: str, seconds: float) -> AsyncIterator[str]:
 
 
 async def traffic(url: str, texts: Sequence[str], rng: random.Random) -> None:
-    """Single texts at a constant rate until cancelled; what is answered does not matter here."""
-    async with httpx.AsyncClient(timeout=10) as client, asyncio.TaskGroup() as tasks:
-        due = time.monotonic() + rng.random() / REQUESTS_PER_SECOND
+    """Single texts until cancelled, at the rate or as fast as answers come: a busy machine must not build up queues."""
 
-        async def send() -> None:
+    async def send_on(client: httpx.AsyncClient) -> None:
+        await asyncio.sleep(rng.random() * SENDERS / REQUESTS_PER_SECOND)
+        while True:
+            due = time.monotonic() + SENDERS / REQUESTS_PER_SECOND
             with contextlib.suppress(httpx.HTTPError):
                 await client.post(f"{url}/predict", json={"inputs": rng.choice(texts)})
-
-        while True:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            tasks.create_task(send())
-            due += 1 / REQUESTS_PER_SECOND
+
+    async with httpx.AsyncClient(timeout=10) as client, asyncio.TaskGroup() as tasks:
+        for _ in range(SENDERS):
+            tasks.create_task(send_on(client))
 
 
 @dataclass
