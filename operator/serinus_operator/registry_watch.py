@@ -40,6 +40,7 @@ class RegistryWatch:
         self._registries, self._cache, self._poll_seconds, self._metrics = registries, cache, poll_seconds, metrics
         self._seen: dict[Model, _Seen] = {}
         self._locks: dict[Model, asyncio.Lock] = {}
+        self._writing: dict[Model, asyncio.Lock] = {}
 
     async def view(self, model: Model) -> ModelView:
         """The model as last seen; read now when it never was. Raises SerinusError as the last reading did."""
@@ -52,8 +53,12 @@ class RegistryWatch:
         return found
 
     async def sync(self, model: Model, intent: RegistryIntent) -> ModelView:
-        """Makes the registry say what is wanted. Returns what it says then. Raises SerinusError."""
-        view = await self._registries[model[0]].sync(model[1], intent)
+        """Makes the registry say what is wanted. Returns what it says then. Raises SerinusError.
+
+        One at a time: two releases of a model that tag one version would each read back the other's tags, and never be done.
+        """
+        async with self._writing.setdefault(model, asyncio.Lock()):
+            view = await self._registries[model[0]].sync(model[1], intent)
         self._seen[model] = _Seen(view, asyncio.get_running_loop().time())
         self._metrics.registry_answered(model[0])
         return view

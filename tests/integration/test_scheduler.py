@@ -5,6 +5,7 @@ All releases roll out at once, so that the patience of 30 s is waited for once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kwok import GPU, Node, add_nodes, start_kwok
 from tests.integration.conftest import Operator, eventually
+from tests.integration.surroundings import pods_of
 from tests.integration.team import Team
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -89,6 +91,16 @@ def status(plane: ControlPlane, case: Case) -> dict[str, Any]:
     return found
 
 
+def ready_pods(plane: ControlPlane) -> Counter[str]:
+    """Pods that serve, by namespace: Ready and not on their way out."""
+    return Counter(
+        pod["metadata"]["namespace"]
+        for pod in pods_of(plane, "serinus.dev/release=r")
+        if not pod["metadata"].get("deletionTimestamp")
+        and any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", []))
+    )
+
+
 def ended(plane: ControlPlane, case: Case, version: str) -> bool:
     found = status(plane, case)
     return bool(found.get("history")) and found["history"][0]["version"] == version and not found.get("canary")
@@ -102,6 +114,7 @@ def test_each_rollout_ends_as_the_room_allows_and_says_why(
     for case in CASES:
         create(plane, case, team.model)
     eventually("all first versions serve", lambda: all(ended(plane, case, "1") for case in CASES), 120)
+    eventually("all pods are ready", lambda: all(ready_pods(plane)[case.name] == case.replicas for case in CASES))
     for case in CASES:
         if case.moves_to is not None:
             move = {"spec": {"serving": {"template": {"spec": {"nodeSelector": {"pool": case.moves_to}}}}}}
@@ -111,10 +124,9 @@ def test_each_rollout_ends_as_the_room_allows_and_says_why(
     fewest = dict.fromkeys(CASES, 10**9)
 
     def all_ended() -> bool:
+        ready = ready_pods(plane)
         for case in CASES:
-            found = status(plane, case)
-            ready = sum(found.get(side, {}).get("ready", 0) for side in ("stable", "canary"))
-            fewest[case] = min(fewest[case], ready)
+            fewest[case] = min(fewest[case], ready[case.name])
         return all(ended(plane, case, "2") for case in CASES)
 
     eventually("all rollouts have ended", all_ended, 180)
