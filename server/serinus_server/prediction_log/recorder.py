@@ -199,7 +199,11 @@ class Recorder:
         assert writer.stdout is not None
         said = ""
         while line := await writer.stdout.readline():
-            answer = Answer.read(line)
+            try:
+                answer = Answer.read(line)
+            except (ValueError, TypeError):
+                log.error("the prediction log's writer answers what it should not: %r", line[:200])
+                return
             if answer.error:
                 if answer.error != said:
                     log.warning("prediction log: %s; trying again", answer.error)

@@ -267,12 +267,13 @@ class Asked:
 
 def open_for_reading(target: Target) -> Sink:
     """The sink, or the writer that holds it. Raises LogUnavailable."""
-    if isinstance(target, ChdbTarget) and _listens(target.folder / SOCKET):
+    if isinstance(target, ChdbTarget) and listens(target.folder / SOCKET):
         return Asked(target.folder)
     return open_sink(target, None)
 
 
-def _listens(path: Path) -> bool:
+def listens(path: Path) -> bool:
+    """Does a writer answer queries on this socket?"""
     with socket.socket(socket.AF_UNIX) as connection:
         return connection.connect_ex(str(path)) == 0
 

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 from serinus_contract.names import PREDICTION_LOG_ENV
 from serinus_server.errors import LogUnavailable
 from serinus_server.prediction_log.frames import Answer, Batch, read_batch
-from serinus_server.prediction_log.sinks import SOCKET, ChdbTarget, Sink, Target, open_sink, parse_target
+from serinus_server.prediction_log.sinks import SOCKET, ChdbTarget, Sink, Target, listens, open_sink, parse_target
 
 _LONGEST_PAUSE_SECONDS: Final = 4.0  # between tries; a sink that is back is used within 10 s
 _LAST_TRIES_SECONDS: Final = 10.0
@@ -111,6 +111,9 @@ def answer_queries(folder: Path, query: Callable[[str], dict[str, object]]) -> N
     path = folder / SOCKET
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if listens(path):
+            log.error("%s is held by the writer of another server; give each server a folder of its own", folder)
+            return
         path.unlink(missing_ok=True)
         before = os.umask(0o077)  # who may read the folder's files may ask
         try:
@@ -130,7 +133,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ends with its standard input, after the server
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     target = parse_target(os.environ[PREDICTION_LOG_ENV])
-    writer = Writer(target, int(sys.argv[1]), sys.stdout.buffer)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    writer = Writer(target, int(sys.argv[1]), answers)
     if isinstance(target, ChdbTarget):
         answer_queries(target.folder, writer.query)
     writer.run(sys.stdin.buffer)
