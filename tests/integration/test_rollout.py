@@ -8,6 +8,8 @@ import pytest
 from tests.integration.conftest import Kubelet, Metrics, Operator, eventually
 from tests.integration.team import Team
 
+from serinus_contract.names import space_service
+
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 
@@ -28,6 +30,7 @@ def test_versions_are_promoted_refused_and_rolled_back(
     assert eventually("stages follow", lambda: _stages(team) == {"1": "Archived", "2": "Production"})
     eventually("tags follow", lambda: _tags(team, "2").get("serinus.result") == "Promoted")
     eventually("one Deployment is left", lambda: len(team.kinds("deployments")) == 1)
+    eventually("one space is left", lambda: _spaces(team) == {"space2"})
 
     kubelet.verify_passes = False
     team.register()
@@ -121,6 +124,12 @@ def test_unknown_registry_is_a_condition_that_names_the_field(team: Team, operat
     team.apply(model={"name": team.model, "alias": "a", "registry": "elsewhere"})
     message = eventually("a sentence", lambda: team.status().get("message"))
     assert message.startswith("spec.model.registry: 'elsewhere' is unknown")
+
+
+def _spaces(team: Team) -> set[str]:
+    prefix = space_service(team.name, "")
+    names = (service["metadata"]["name"] for service in team.kinds("services"))
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
 def _aliases(team: Team) -> dict[str, str]:
