@@ -22,7 +22,16 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serinus_contract.names import REQUEST_ID_HEADER
-from serinus_server.errors import STATUS, BadRequest, Overloaded, ServerError, TooLarge, Unauthorized
+from serinus_server.errors import (
+    STATUS,
+    BadRequest,
+    NeighbourFailed,
+    OtherSpace,
+    Overloaded,
+    ServerError,
+    TooLarge,
+    Unauthorized,
+)
 from serinus_server.settings import Settings
 from serinus_server.telemetry import Telemetry
 
@@ -124,7 +133,7 @@ class Edge:
 
     async def _cold(self, scope: Scope, receive: Receive, send: Send, path: str, asked: Mapping[bytes, bytes]) -> None:
         if self._tokens and path not in _OPEN and not self._is_known(asked):
-            body = orjson.dumps({"error": {"message": str(_UNKNOWN), "type": "invalid_request_error", "param": None,
+            body = orjson.dumps({"error": {"message": _UNKNOWN, "type": "invalid_request_error", "param": None,
                                            "code": "unauthorized"}})  # fmt: skip
             await _send(send, 401, body, [(b"www-authenticate", b"Bearer")])
             return
@@ -153,7 +162,7 @@ class Edge:
         try:
             try:
                 if self._tokens and not self._is_known(call.headers):
-                    raise _UNKNOWN
+                    raise Unauthorized(_UNKNOWN)
                 body = await self._body(call.headers, receive)
                 timer = asyncio.get_running_loop().call_later(_WATCHED_AFTER_SECONDS, begin_watching)
                 reply = await route.answer(replace(call, body=body))
@@ -229,7 +238,7 @@ class Edge:
         return True
 
 
-_UNKNOWN: Final = Unauthorized("a known bearer token is needed: authorization: Bearer …")
+_UNKNOWN: Final = "a known bearer token is needed: authorization: Bearer …"
 
 
 def deadline_seconds(headers: Mapping[bytes, bytes], longest: float) -> float:
@@ -250,7 +259,8 @@ def _refusal(route: HotRoute, error: ServerError) -> tuple[int, Reply]:
         headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    return status, Reply(orjson.dumps(route.describe(status, code, error)), headers)
+    forwarded = isinstance(error, OtherSpace | NeighbourFailed)
+    return status, Reply(orjson.dumps(route.describe(status, code, error)), headers, forwarded=forwarded)
 
 
 async def _send(send: Send, status: int, body: bytes, headers: Headers) -> None:

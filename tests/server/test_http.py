@@ -139,6 +139,16 @@ async def test_every_answer_names_request_model_space_and_trace_and_where_its_ti
         assert (await client.get("/info", headers={"traceparent": trace})).headers["traceparent"] == trace
 
 
+async def test_a_pin_to_another_space_is_refused_and_is_no_fault_of_this_revision() -> None:
+    async with serving() as client:
+        refused = await client.post("/predict", json={"inputs": "a"}, headers={"x-embedding-space": "0" * 16})
+        shown = (await client.get("/metrics")).text
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "other_space")
+    assert "embeddings" not in refused.json()
+    assert 'serinus_forwarded_total{code="409"} 1.0' in shown
+    assert 'code="409",route="/predict"' not in shown
+
+
 async def test_a_deadline_is_kept_and_one_that_cannot_be_read_is_refused() -> None:
     encoder = ToyEncoder(lanes=1)
     async with serving(encoder) as client:
