@@ -14,7 +14,9 @@ import numpy as np
 from tests.bench.traffic_model import PODS, Counts, nothing_counted
 
 from serinus_operator.gates.comparison import gains, pod_tolerances
+from serinus_operator.gates.judge import weight_of
 from serinus_operator.gates.tables import Floats, Tables
+from serinus_operator.spec import ErrorRateGate
 
 # Of what was counted: bad requests by the canary's rule, bad ones by stable's, all; each (releases, pods, tables).
 Measure: TypeAlias = Callable[[Counts], tuple[Floats, Floats, Floats]]
@@ -22,10 +24,11 @@ Measure: TypeAlias = Callable[[Counts], tuple[Floats, Floats, Floats]]
 
 @dataclass(frozen=True)
 class Rule:
-    """One gate: the tables that it makes, and the odds ratio that it tolerates in each."""
+    """One gate: the tables that it makes, the odds ratio that it tolerates in each, and its weight beside the others."""
 
     measure: Measure
     tolerance: float
+    weight: float = 1.0
 
 
 def errors(counts: Counts) -> tuple[Floats, Floats, Floats]:
@@ -51,7 +54,7 @@ def slower_at_bound(counts: Counts) -> tuple[Floats, Floats, Floats]:
 
 
 DEFAULT_RULES = {
-    "errors": Rule(errors, 1.25),
+    "errors": Rule(errors, 1.25, weight=weight_of(ErrorRateGate())),
     "latency": Rule(slower_in_time, 1.0),
     "confidence": Rule(low_confidence, 2.0),
 }
@@ -89,8 +92,10 @@ class ManyReleases:
         }
 
     def log_together(self) -> Floats:
-        """log of the mean evidence of all gates, which is judged against 1/α; (releases,)."""
-        return log_mean(np.stack(list(self.log_evidence().values()), axis=-1))
+        """log of the gates' evidence together, their weighted mean, which is judged against 1/α; (releases,)."""
+        weights = np.array([rule.weight for rule in self._rules.values()])
+        weighted = np.stack(list(self.log_evidence().values()), axis=-1) + np.log(weights / weights.mean())
+        return log_mean(weighted)
 
 
 def log_mean(log_values: Floats) -> Floats:

@@ -59,6 +59,13 @@ def log_evidence(log_wealth: Sequence[float]) -> float:
     return top + math.log(sum(math.exp(wealth - top) for wealth in log_wealth) / len(log_wealth))
 
 
+def log_weighted(log_values: Sequence[float], weights: Sequence[float]) -> float:
+    """log of the weighted mean of what is given as logs, without overflow."""
+    top = max(log_values)
+    total = sum(weight * math.exp(value - top) for value, weight in zip(log_values, weights, strict=True))
+    return top + math.log(total / sum(weights))
+
+
 def _bet_on_rates(
     log_wealth: LogWealth, bad: float, total: float, rate: float, alternatives: Sequence[float]
 ) -> LogWealth:

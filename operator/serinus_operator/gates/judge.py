@@ -18,7 +18,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, assert_never
 
-from serinus_operator.gates.betting import log_evidence
+from serinus_operator.gates.betting import log_evidence, log_weighted
 from serinus_operator.gates.limits import (
     Tally,
     describe_limit,
@@ -35,6 +35,7 @@ from serinus_operator.spec import (
     ConfidenceGate,
     CountedRule,
     DriftGate,
+    ErrorRateGate,
     Gate,
     GateRule,
     PromQLGate,
@@ -42,6 +43,7 @@ from serinus_operator.spec import (
 )
 
 _LARGEST_SHOWN: Final = 60.0  # log of evidence, so that what is shown stays a number
+_LIGHT, _HEAVY = 1.0, 2.0
 _MOST_TOLERATED: Final = 10.0  # as the CRD's schema allows a person to say
 _NOT_ASKED: Final[Mapping[str, Measurement]] = MappingProxyType({})
 
@@ -140,6 +142,15 @@ def judge(
     return replace(evidence, window_end=window.end, gates=tuple(gates), requests=requests)
 
 
+def weight_of(rule: CountedRule) -> float:
+    """A comparison's weight beside the others; the release's evidence is their weighted mean.
+
+    Errors count double: a doubled rate of 5 % is then found within 5 minutes in 87 instead of 84 of 100 canaries, and 25 % more latency,
+    which has evidence to spare, still in all of them within 10.
+    """
+    return _HEAVY if isinstance(rule, ErrorRateGate) else _LIGHT
+
+
 def confidence_tolerance(measured: float | None) -> float | None:
     """Twice the odds ratio, canary to stable, of a text of low confidence that verify measured on shared texts; 2 at least, 10 at most.
 
@@ -204,9 +215,15 @@ class _Court:
         limits = sum(limit_of(rule) is not None for _, rule in counted)
         self.log_limit_needed = math.log(max(1, limits)) - self._log_alpha
         compared = {name: _log_versus(known.get((name, _identity(rule)))) for name, rule in counted if rule.compare}
-        together = log_evidence(tuple(compared.values())) if compared else 0.0
-        self._worst = max(compared, key=lambda name: compared[name]) if together >= -self._log_alpha else None
-        self.log_versus_needed = math.log(max(1, len(compared))) - self._log_alpha
+        self._weights = {name: weight_of(rule) for name, rule in counted if rule.compare}
+        together = log_weighted(tuple(compared.values()), tuple(self._weights.values())) if compared else 0.0
+        fails = together >= -self._log_alpha
+        self._worst = max(compared, key=lambda name: compared[name] - self.log_versus_needed(name)) if fails else None
+
+    def log_versus_needed(self, name: str) -> float:
+        """What one gate's comparison must reach to fail the canary alone. One that does not count, a dry run, is judged as a light one."""
+        total = sum(self._weights.values()) or _LIGHT
+        return math.log(total / self._weights.get(name, _LIGHT)) - self._log_alpha
 
     def verdict(self, gate: Gate, rule: CountedRule, evidence: GateEvidence | None, requests: float) -> GateVerdict:
         """One gate's verdict."""
@@ -215,16 +232,16 @@ class _Court:
         canary, stable, versus = evidence.canary, evidence.stable, evidence.versus
         limit = limit_of(rule)
         parts = [f"{gate.name}: canary {describe_tally(rule, canary)}, stable {describe_tally(rule, stable)}"]
-        log_limit, log_versus = -math.inf, -math.inf
+        log_limit, log_versus, log_versus_needed = -math.inf, -math.inf, self.log_versus_needed(gate.name)
         if limit is not None:
             log_limit = log_evidence(canary.log_wealth)
             parts.append(_shown(f"limit {describe_limit(rule)}, evidence", log_limit, self.log_limit_needed))
         if versus is not None:
             log_versus = versus.log_evidence()
-            parts.append(_shown("comparison", log_versus, self.log_versus_needed))
+            parts.append(_shown("comparison", log_versus, log_versus_needed))
         verdict, conclusion = self._conclude(gate, rule, evidence, log_limit, log_versus)
-        by_limit = log_limit - self.log_limit_needed >= log_versus - self.log_versus_needed
-        log_shown, log_needed = (log_limit, self.log_limit_needed) if by_limit else (log_versus, self.log_versus_needed)
+        by_limit = log_limit - self.log_limit_needed >= log_versus - log_versus_needed
+        log_shown, log_needed = (log_limit, self.log_limit_needed) if by_limit else (log_versus, log_versus_needed)
         shown = math.exp(min(log_shown, _LARGEST_SHOWN))
         needed, alert = math.exp(log_needed), self._alert(gate, rule, evidence)
         message = "; ".join([*parts, alert] if alert else parts) + f": {conclusion}"
@@ -255,7 +272,7 @@ class _Court:
             if stable.count > 0 and log_evidence(stable.log_wealth) >= self.log_limit_needed:
                 return Verdict.INCONCLUSIVE, "stable breaks the limit too, so it says nothing of the canary"
             return Verdict.FAIL, "over the limit"
-        if gate.name == self._worst or (gate.dry_run and log_versus >= self.log_versus_needed):
+        if gate.name == self._worst or (gate.dry_run and log_versus >= self.log_versus_needed(gate.name)):
             return Verdict.FAIL, "worse than stable"
         if canary.count < self._min_requests:
             return Verdict.INCONCLUSIVE, f"{self._min_requests} requests are needed"
@@ -266,12 +283,12 @@ class _Court:
                 Verdict.INCONCLUSIVE,
                 "nothing to compare: a side has no warm requests, or the versions count by other bounds",
             )
-        if evidence.versus is not None and not evidence.versus.could_have_seen(self.log_versus_needed):
+        if evidence.versus is not None and not evidence.versus.could_have_seen(self.log_versus_needed(gate.name)):
             return Verdict.INCONCLUSIVE, "a difference would not have shown yet"
         return Verdict.PASS, "pass"
 
     def _without_data(self, gate: Gate, rule: CountedRule, requests: float) -> GateVerdict:
-        needed = math.exp(self.log_versus_needed)
+        needed = math.exp(self.log_versus_needed(gate.name))
         may_lack = isinstance(rule, ConfidenceGate | DriftGate) and rule.only_with_reference
         if may_lack and requests >= self._min_requests:
             message = f"{gate.name}: the model has no reference profile, so it is not judged"
