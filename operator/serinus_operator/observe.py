@@ -90,10 +90,11 @@ def command(release: JSON) -> Command | None:
 
 def _side(deployment: JSON, pods: Iterable[JSON]) -> Side:
     status, metadata = deployment.get("status") or {}, deployment["metadata"]
-    existing = list(pods)
+    existing, replicas = list(pods), int(deployment["spec"].get("replicas", 1))
     return Side(
-        replicas=int(deployment["spec"].get("replicas", 1)),
-        ready=sum(_ready(pod) for pod in existing),
+        replicas=replicas,
+        # The Deployment is told of first, its pods go later: one that was asked to go is no capacity, though it is still Ready.
+        ready=min(replicas, sum(_ready(pod) for pod in existing)),
         pods=len(existing),
         settled=int(status.get("observedGeneration", 0)) >= int(metadata.get("generation", 0)),
     )

@@ -79,3 +79,16 @@ def test_a_verify_run_without_a_report_says_why(said: str, expected: str) -> Non
     assert found.report is None
     assert found.message.startswith("Error, exit code 2: ")
     assert expected in found.message
+
+
+def test_a_pod_that_was_asked_to_go_is_no_capacity_though_it_is_still_ready() -> None:
+    labels = {"serinus.dev/revision": "r"}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    pods = tuple({"metadata": {"name": f"p{number}", "labels": labels}, "status": ready} for number in range(10))
+    lowered = {
+        "metadata": {"name": "d", "labels": labels, "generation": 2},
+        "spec": {"replicas": 9},
+        "status": {"observedGeneration": 2},
+    }
+    side = observe.workloads(observe.Children(deployments=(lowered,), pods=pods))["r"].side
+    assert (side.ready, side.pods, side.settled) == (9, 10, True)
