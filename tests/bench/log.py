@@ -380,6 +380,7 @@ def _markdown(found: dict[str, dict[str, float]]) -> str:
     size = bulk["bytes_per_row"]
     lines = [
         f"{bulk['rows'] / 1e6:.0f} M rows of six pods and two versions, rollup included; rates are rows for each second of processor time.",
+        f"The machine's load was {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores: more than its cores stretches every figure below.",
         "",
         "| way | rows/s on one core | bytes a row |",
         "|---|---|---|",
