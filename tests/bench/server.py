@@ -4,8 +4,7 @@ python -m tests.bench.server [--rounds 5]
 
 All servers are up at once and take turns, round by round. The primary figure is CPU time per request of a server's process tree, the
 result the median of the rounds' ratios: on a machine that is shared, requests per second tell more of the neighbours. Latencies are judged
-only where others left the machine alone. infinity joins when INFINITY names the Python of an environment that has it
-(python3 -m venv /tmp/infinity && /tmp/infinity/bin/pip install 'infinity-emb[server,torch]==0.0.78').
+only where others left the machine alone.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = 32
 OURS = {"fp32": "onnx", "int8": "onnx-int8", "auto": "auto"}
 # Requests of a round, so that each server is measured for some seconds.
-REQUESTS = {"naive": 96, "infinity": 160, "fp32": 320, "int8": 480, "auto": 480, "free": 3000}
+REQUESTS = {"naive": 96, "fp32": 320, "int8": 480, "auto": 480, "free": 3000}
 CALM = 0.25  # the share of the machine that others may take while a latency is measured that is to be judged
 
 
@@ -103,14 +102,9 @@ def _start_all(
     source: Path, model: Path, logs: Path, stack: contextlib.ExitStack, progress: Progress
 ) -> dict[str, Server]:
     commands: dict[str, tuple[list[str], dict[str, str]]] = {}
-    ports = {name: _free_port() for name in ("naive", "infinity", *OURS, "free")}
+    ports = {name: _free_port() for name in ("naive", *OURS, "free")}
     python = [sys.executable, "-W", "ignore", "-m"]
     commands["naive"] = ([*python, "tests.bench.server_naive", str(source), str(ports["naive"])], {})
-    if infinity := os.environ.get("INFINITY"):
-        adapter = [*python, "tests.bench.server_infinity", infinity, str(source), str(ports["infinity"])]
-        commands["infinity"] = (adapter, {})
-    else:
-        progress.console.print("infinity is left out: INFINITY does not name a Python that has it")
     for name, backend in OURS.items():
         environment = {
             "MLFLOW_MODEL_URI": str(model), "SERINUS_HOST": "127.0.0.1", "SERINUS_PORT": str(ports[name]),
@@ -288,7 +282,7 @@ def _met(reached: bool) -> str:
 def _markdown(report: dict[str, Any], servers: dict[str, Server]) -> str:
     machine = report["machine"]
     names = {
-        "naive": "naive: FastAPI, `SentenceTransformer.encode` per request", "infinity": "infinity 0.0.78",
+        "naive": "naive: FastAPI, `SentenceTransformer.encode` per request",
         "fp32": "Serinus, `onnx` (fp32)", "int8": "Serinus, `onnx-int8`", "auto": f"Serinus, `auto` (chose {report['auto_is']})",
         "free": "Serinus, an encoder that costs nothing",
     }  # fmt: skip
