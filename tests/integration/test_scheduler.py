@@ -75,7 +75,7 @@ def create(plane: ControlPlane, case: Case, model: str) -> None:
         "serving": {"resources": {"limits": {GPU: "1"}}, "template": {"spec": {"nodeSelector": {"pool": case.name}}}},
         "strategy": {
             "capacityFloor": case.floor,
-            "progressDeadline": "30s" if case.moves_to else "3m",
+            "progressDeadline": "60s" if case.moves_to else "3m",
             "scaleDownDelay": "0s",
             "bake": "0s",
             "steps": [{"verify": {}}, {"setWeight": 50}, {"pause": {"duration": "0s"}}],
