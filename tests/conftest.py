@@ -15,9 +15,9 @@ _STEPS_BACK = 10
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for marker, group in _TOGETHER.items():
-            if item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.xdist_group(group))
+        groups = [group for marker, group in _TOGETHER.items() if item.get_closest_marker(marker)]
+        if groups:
+            item.add_marker(pytest.mark.xdist_group(groups[0]))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -44,8 +44,8 @@ from serinus_operator.spec import (
     InconclusiveAction,
     LatencyGate,
 )
-from serinus_server.encoders.tokens import load_tokenizer
-from serinus_server.package import read_reference, sha256
+from serinus_server.encoders.tokens import Tokenizing
+from serinus_server.package import read_manifest, read_reference, sha256
 
 pytestmark = [pytest.mark.integration, pytest.mark.model]
 
@@ -81,9 +81,9 @@ def _short_of_positions(good: Path, target: Path) -> Path:
     """Loses the positions that only the longest half of the texts needs (and none of the texts to warm up with): they cannot be encoded."""
 
     def shorten(model: onnx.ModelProto) -> None:
-        tokenizer = load_tokenizer(good, 256)
-        lengths = sorted(len(encoding.ids) for encoding in tokenizer.encode_batch(sentences()))
-        needed = max(len(encoding.ids) for encoding in tokenizer.encode_batch(list(read_reference(good).probes[:8])))
+        tokenize = Tokenizing(good, read_manifest(good))
+        lengths = sorted(map(len, tokenize(sentences())))
+        needed = max(map(len, tokenize(read_reference(good).probes)))
         positions = next(each for each in model.graph.initializer if "position_embeddings" in each.name)
         rows = max(needed, lengths[len(lengths) // 2])
         positions.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(positions)[:rows], positions.name))
