@@ -173,9 +173,12 @@ def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
 
 
 def _no_pod(job: JSON) -> Problem:
-    """A Job says nowhere that its pod was refused (a full quota tells its events only)."""
+    """A Job says nowhere that its pod was refused (a full quota tells its events only); one that was not begun tells nothing yet."""
+    since = _instant((job.get("status") or {}).get("startTime"))
+    if since is None:
+        return Problem("JobNotStarted", "Kubernetes' Job controller has not begun the verify Job")
     message = "the verify Job has no pod; is a quota of the namespace full?"
-    return Problem("QuotaExceeded", message, shortage=True, since=_instant((job.get("status") or {}).get("startTime")))
+    return Problem("QuotaExceeded", message, shortage=True, since=since)
 
 
 def _terminated(pod: JSON | None) -> JSON | None:

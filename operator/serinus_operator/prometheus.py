@@ -56,8 +56,8 @@ _QUERIES: Final = {counter: f"sum {_BY} ({_LAST.format(series)})" for counter, s
 _BUCKET: Final = f"{REQUEST_DURATION_SECONDS}_bucket"
 # A few bounds at a time: all of a thousand pods at once were 20 MB of the operator's memory.
 _BUCKETS: Final = tuple(
-    f"sum by ({_LABELS}, le) ({_LAST.format(f'{_BUCKET}{{le=~{bounds!r}}}')})"
-    for bounds in ("|".join(map(str, _BOUNDS[first : first + 4])) for first in range(0, len(_BOUNDS), 4))
+    f"sum by ({_LABELS}, le) ({_LAST.format(_BUCKET + bounds)})"
+    for bounds in (f'{{le=~"{"|".join(map(str, _BOUNDS[first : first + 4]))}"}}' for first in range(0, len(_BOUNDS), 4))
 )
 _READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
 _KEPT_SNAPSHOTS: Final = 6  # a thousand pods are a megabyte; an older instant is asked for again

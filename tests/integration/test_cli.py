@@ -25,7 +25,7 @@ def test_a_person_sees_and_steers_a_rollout(
 ) -> None:
     team.register()
     steps = [{"verify": {}}, {"setWeight": 30}, {"pause": {}}]
-    team.apply(strategy={"progressDeadline": "30s", "steps": steps})
+    team.apply(strategy={"progressDeadline": "30s", "scaleDownDelay": "0s", "bake": "0s", "steps": steps})
     eventually("version 1 is stable", lambda: team.stable_version() == "1")
     nothing = plugin(control_plane, "promote", team.name)
     assert nothing.returncode == 1

@@ -83,7 +83,7 @@ def _short_of_positions(good: Path, target: Path) -> Path:
     def shorten(model: onnx.ModelProto) -> None:
         tokenize = Tokenizing(good, read_manifest(good))
         lengths = sorted(map(len, tokenize(sentences())))
-        needed = max(map(len, tokenize(read_reference(good).probes)))
+        needed = max(map(len, tokenize(read_reference(good).probes[:8])))
         positions = next(each for each in model.graph.initializer if "position_embeddings" in each.name)
         rows = max(needed, lengths[len(lengths) // 2])
         positions.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(positions)[:rows], positions.name))
