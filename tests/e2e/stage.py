@@ -124,7 +124,9 @@ class Stage:
             "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder / "artifacts",
             "--allowed-hosts", ",".join(hosts),
         ], {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})  # fmt: skip
-        self.cluster.processes.wait("mlflow", lambda: services.answers(f"{self.mlflow_url}/health"), 90)
+        self.cluster.processes.wait(
+            "mlflow", lambda: services.answers(f"{self.mlflow_url}/health"), 240
+        )  # a cold start on busy cores took 95 s
         services.expose(self.cluster.plane, "mlflow", MLFLOW_PORT)
         say(f"MLflow runs: {self.mlflow_url}")
 
@@ -140,14 +142,14 @@ class Stage:
         path = self.cluster.folder / "values.json"
         path.write_text(json.dumps(values))
         install = ["upgrade", "--install", "serinus", str(ROOT / "charts" / "serinus"), "--values", str(path)]
-        where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout=120s"]
+        where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout=240s"]
         self._helm(*install, *where)
         say("the operator runs (chart charts/serinus)")
 
     def _helm(self, *arguments: str) -> None:
         environment = {**os.environ, **self.cluster.environment()}
         command = [str(binaries.helm()), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         if done.returncode != 0:
             raise ClusterError(f"helm {arguments[0]}: {done.stderr.strip()}")
 
