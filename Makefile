@@ -39,7 +39,7 @@ fast:
 
 test: setup lint types imports  ## everything; what CI runs
 	$(PYTHON) -m tests.cluster build --tests
-	$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup --durations=25
+	$(PYTHON) -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=25
 
 demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
 	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)

@@ -1,6 +1,6 @@
-"""How `make test` divides its work between two processes: tests that share something expensive stay together.
+"""How `make test` divides its work between processes: file by file, and the node's cluster, which mostly waits, goes first.
 
-One process has the node's cluster, which mostly waits; the other has everything else, and steps back when the cluster wants the processor.
+What is beside it steps back when the cluster wants the processor.
 """
 
 from __future__ import annotations
@@ -9,15 +9,7 @@ import os
 
 import pytest
 
-_TOGETHER = {"e2e": "node", "integration": "control plane", "model": "model"}
 _STEPS_BACK = 10
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        groups = [group for marker, group in _TOGETHER.items() if item.get_closest_marker(marker)]
-        if groups:
-            item.add_marker(pytest.mark.xdist_group(groups[0]))
 
 
 @pytest.hookimpl(tryfirst=True)
