@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log bench-server bench-gpu bench-verify cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log bench-server bench-gpu bench-verify screenshots cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ cluster-down:  ## stop what `make cluster` started
 
 cluster-status:  ## what of it runs, and where the logs are
 	python3 -m tests.cluster status
+
+screenshots: setup  ## draw docs/dashboard/*.png: the page in headless Chromium, over a real control plane (1 minute)
+	SERINUS_SCREENSHOTS=docs/dashboard $(PYTHON) -m pytest -q tests/integration/test_cli.py -k "evidence or phone"
 
 docs: setup  ## write the generated parts of the documents (a test fails while they differ from the code)
 	$(PYTHON) docs/generate.py

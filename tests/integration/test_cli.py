@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, expect
 from tests.cluster.control_plane import ControlPlane
+from tests.integration import browser, showcase
 from tests.integration.conftest import Kubelet, Operator, eventually
 from tests.integration.team import Team
 
@@ -21,7 +30,7 @@ def plugin(plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[
 
 
 def test_a_person_sees_and_steers_a_rollout(
-    control_plane: ControlPlane, team: Team, operator: Operator, kubelet: Kubelet
+    control_plane: ControlPlane, team: Team, operator: Operator, kubelet: Kubelet, chromium: Browser, tmp_path: Path
 ) -> None:
     team.register()
     steps = [{"verify": {}}, {"setWeight": 30}, {"pause": {}}]
@@ -49,6 +58,13 @@ def test_a_person_sees_and_steers_a_rollout(
     assert team.name in plugin(control_plane, "get").stdout
     assert "back to model version 1" in plugin(control_plane, "undo", team.name).stdout
     eventually("it goes back through the steps", lambda: team.status().get("canary", {}).get("version") == "1")
+    with browser.dashboard(control_plane, tmp_path) as address, browser.page(chromium, address) as page:
+        page.get_by_role("link", name=team.name).click()
+        expect(page.locator("#facts .phase")).to_have_text("Paused")
+        press(page, "Promote")
+        expect(page.locator("#said")).to_contain_text("step 3 (pause until promoted) released")
+        expect(page.locator("#facts .phase")).to_have_text("Healthy")
+        expect(page.locator("#facts")).to_contain_text("model version 1 serves with 3 ready replicas")
 
 
 def test_what_is_not_there_is_one_sentence(control_plane: ControlPlane) -> None:
@@ -58,3 +74,194 @@ def test_what_is_not_there_is_one_sentence(control_plane: ControlPlane) -> None:
     unreachable = plugin(control_plane, "--context", "elsewhere", "get")
     assert unreachable.returncode == 1
     assert unreachable.stderr.startswith("Error: no cluster to talk to")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser.chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shown(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the page of all namespaces, with a Prometheus that it found by itself."""
+    now, folder = datetime.now(UTC), tmp_path_factory.mktemp("page")
+    showcase.apply(control_plane, now)
+    with showcase.prometheus(control_plane, folder, now), browser.dashboard(control_plane, folder, "-A") as address:
+        yield address
+    control_plane.kubectl("delete", "namespace", showcase.NAMESPACE, "--wait=false")
+
+
+def press(page: Page, verb: str) -> None:
+    page.get_by_role("button", name=verb, exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name=verb, exact=True).click()
+
+
+def obey(plane: ControlPlane, name: str, verb: str) -> dict[str, object]:
+    """Answers the command on a release as the operator would. Returns the command."""
+    command = eventually(
+        f"{verb} is on {name}",
+        lambda: found if (found := showcase.annotation(plane, name)).get("verb") == verb else None,
+        20,
+    )
+    answer = {"id": command["id"], "verb": verb, "outcome": f"did {verb}", "at": "2026-01-01T00:00:00Z"}
+    showcase.write(plane, name, {"command": answer})
+    return dict(command)
+
+
+def open_release(page: Page, name: str, charts: int) -> None:
+    page.get_by_role("link", name=name).click()
+    expect(page.locator("figure svg")).to_have_count(charts)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_shows_releases_and_their_evidence(shown: str, chromium: Browser, scheme: str) -> None:
+    with browser.page(chromium, shown, color_scheme=scheme) as page:
+        rows = page.get_by_role("row")
+        expect(rows.filter(has_text="defect-embedder")).to_contain_text("version 6 → version 7")
+        expect(rows.filter(has_text="defect-embedder")).to_contain_text("6/7 analysis 15m")
+        expect(rows.filter(has_text="ticket-embedder")).to_contain_text("model version 9 was rejected: latency")
+        browser.accessible(page)
+        browser.keep(page, f"releases-{scheme}")
+        open_release(page, "defect-embedder", charts=11)
+        expect(page.locator("#latency")).to_have_attribute(
+            "aria-label", "Latency, mean: stable 24.9 ms, canary 27.1 ms, limit 120 ms"
+        )
+        expect(page.locator("#evidence-latency figcaption")).to_contain_text("fails at 80")
+        browser.accessible(page)
+        browser.keep(page, f"release-{scheme}")
+
+
+def test_the_page_fits_a_phone(shown: str, chromium: Browser) -> None:
+    phone = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True}
+    with browser.page(chromium, shown, **phone) as page:
+        browser.fits(page)
+        browser.accessible(page)
+        browser.keep(page, "releases-phone")
+        open_release(page, "defect-embedder", charts=11)
+        browser.fits(page)
+        browser.accessible(page)
+        browser.keep(page, "release-phone")
+
+
+def test_the_page_is_steered_by_keyboard(control_plane: ControlPlane, shown: str, chromium: Browser) -> None:
+    with browser.page(chromium, shown) as page:
+        for key in ("j", "j", "Enter"):
+            page.keyboard.press(key)
+        expect(page.get_by_role("heading", level=1)).to_have_text("defect-embedder")
+        expect(page.locator("#back")).to_be_focused()
+        for verb in ("promote", "pause", "abort"):
+            page.keyboard.press("Tab")
+            expect(page.locator(f"#{verb}")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_contain_text("Abort defect-embedder?")
+        expect(page.locator("#confirm-no")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.locator("#abort")).to_be_focused()
+        assert showcase.annotation(control_plane, "defect-embedder") == {}
+        page.keyboard.press("p")
+        for key in ("Tab", "Enter"):
+            page.keyboard.press(key)
+        command = obey(control_plane, "defect-embedder", "promote")
+        assert (command["revision"], command["step"]) == ("r7c41d", 6)
+        expect(page.locator("#said")).to_have_text("promote: did promote")
+
+        expect(page.locator("#latency svg")).to_have_count(1)
+        page.locator("#latency").focus()
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#latency figcaption")).to_contain_text("UTC")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("link", name="defect-embedder")).to_be_focused()
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_contain_text("next and previous release")
+        browser.accessible(page)
+
+
+def test_every_button_writes_its_command_and_the_page_follows(
+    control_plane: ControlPlane, shown: str, chromium: Browser
+) -> None:
+    with browser.page(chromium, shown) as page:
+        page.get_by_role("link", name="catalog-embedder").click()
+        for verb in ("Promote", "Pause", "Abort"):
+            press(page, verb)
+            command = obey(control_plane, "catalog-embedder", verb.lower())
+            assert (command["revision"], command["step"]) == ("r12c41d", 4)
+            expect(page.locator("#said")).to_have_text(f"{verb.lower()}: did {verb.lower()}")
+        showcase.write(control_plane, "catalog-embedder", {"canary": {"paused": True}, "weight": {"achieved": 13}})
+        expect(page.get_by_role("button", name="Pause", exact=True)).to_have_count(0)
+        press(page, "Resume")
+        obey(control_plane, "catalog-embedder", "resume")
+        page.get_by_role("link", name="all releases").click()
+        page.get_by_role("link", name="ticket-embedder").click()
+        expect(page.locator("#commands button")).to_have_text(["Retry"])
+        press(page, "Retry")
+        assert "revision" not in obey(control_plane, "ticket-embedder", "retry")
+
+
+def test_without_prometheus_the_page_shows_what_the_statuses_said(
+    control_plane: ControlPlane, shown: str, chromium: Browser, tmp_path: Path
+) -> None:
+    arguments = ("-n", showcase.NAMESPACE, "--prometheus", "http://127.0.0.1:9", "--read-only")
+    with browser.dashboard(control_plane, tmp_path, *arguments) as address, browser.page(chromium, address) as page:
+        expect(page.locator("#where")).to_have_text("namespace search · read only")
+        open_release(page, "defect-embedder", charts=5)
+        expect(page.locator("#missing")).to_contain_text("Prometheus at http://127.0.0.1:9 does not answer")
+        assert page.locator("#commands").count() == 0
+        gates = showcase.status(control_plane, "defect-embedder")["gates"]
+        gates[1] |= {"evidence": "81.5", "verdict": "Fail"}
+        showcase.write(control_plane, "defect-embedder", {"gates": gates, "verdict": "Fail"})
+        expect(page.locator("#evidence-latency")).to_have_attribute(
+            "aria-label", re.compile("evidence 81.5, fails at 80")
+        )
+        answer = asked(address, "POST", "/api/releases/search/defect-embedder/command", '{"verb": "abort"}')
+        assert (answer[0], "--read-only" in answer[1]) == (403, True)
+
+
+def asked(address: str, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str, dict[str, str]]:
+    """What the page's server answers to a request with its token; `headers` go before."""
+    host, token = re.fullmatch(r"http://([^/]+)/#token=(.*)", address).groups()  # type: ignore[union-attr]
+    usual = {"Host": host, "Authorization": f"Bearer {token}"}
+    with closing(http.client.HTTPConnection(host, timeout=10)) as connection:
+        connection.request(
+            method, path, body, usual | {name.replace("_", "-"): value for name, value in headers.items()}
+        )
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(), dict(answer.headers)
+
+
+def test_the_page_answers_nobody_but_who_was_given_its_address(shown: str) -> None:
+    assert asked(shown, "GET", "/api/releases")[0] == 200
+    assert asked(shown, "GET", "/api/releases", Authorization="Bearer guessed")[0] == 401
+    assert asked(shown, "GET", "/", Host="evil.example:8742")[0] == 421
+    command = "/api/releases/search/defect-embedder/command"
+    abort = '{"verb": "abort"}'
+    assert asked(shown, "POST", command, abort, Origin="http://evil.example")[0] == 403
+    assert asked(shown, "POST", command, abort, Sec_Fetch_Site="cross-site")[0] == 403
+    assert asked(shown, "POST", command, '{"verb": "undo"}')[0] == 400
+    assert asked(shown, "POST", command, "no JSON")[0] == 400
+    assert asked(shown, "POST", "/api/releases/search/nobody/command", abort)[0] == 404
+    status, text, headers = asked(shown, "GET", "/", Authorization="")
+    assert (status, "token=" in text) == (200, False)
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert re.findall(r'(?:src|href)="(?!/|#)', text) == []
+
+
+def test_the_page_ends_on_ctrl_c_and_says_when_its_port_is_taken(control_plane: ControlPlane, shown: str) -> None:
+    port = shown.split(":")[2].split("/")[0]
+    taken = plugin(control_plane, "dashboard", "--no-browser", "--port", port)
+    assert taken.returncode == 1
+    assert f"port {port} is taken" in taken.stderr
+    assert "--port names another" in taken.stderr
+    command = [sys.executable, "-m", "serinus_operator.cli", "dashboard", "--no-browser", "--port", "0"]
+    environment = os.environ | {"KUBECONFIG": str(control_plane.kubeconfig), "PYTHONUNBUFFERED": "1"}
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+    try:
+        assert started.stdout is not None
+        assert started.stdout.readline().startswith("http://127.0.0.1:")
+        started.send_signal(signal.SIGINT)
+        _, errors = started.communicate(timeout=20)
+    finally:
+        started.kill()
+        started.communicate()
+    assert (started.returncode, errors.strip()) == (0, "the page is no longer served")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -236,12 +239,52 @@ def lint(files: tuple[Path, ...]) -> None:
 
 
 @cli.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8742, show_default=True, help="0 for any free one.")
+@click.option("--all-namespaces", "-A", "everywhere", is_flag=True, help="The releases of all namespaces.")
+@click.option("--namespace", "-n", help="As before the verb.")
+@click.option(
+    "--prometheus",
+    metavar="URL|NAMESPACE/SERVICE:PORT",
+    help="Default: a Service with a label of Prometheus, through the API server.",
+)
+@click.option("--read-only", is_flag=True, help="No buttons, and no command is accepted.")
+@click.option("--no-browser", is_flag=True, help="Print the address alone.")
+@click.pass_obj
+def dashboard(
+    connect: Callable[[], Cluster],
+    port: int,
+    everywhere: bool,
+    namespace: str | None,
+    prometheus: str | None,
+    read_only: bool,
+    no_browser: bool,
+) -> None:
+    """Serve a page of the releases on 127.0.0.1: weights, steps, gates with their evidence, canary against stable, and buttons.
+
+    The page does what this plugin does, with the same kubeconfig. Its address carries a key that is new at every start.
+    Without Prometheus it shows what the releases' status says, over the time that the page is served.
+    """
+    from serinus_operator.cli.dashboard.server import Dashboard, serve
+
+    cluster = connect()
+    cluster = cluster.within(namespace) if namespace else cluster
+    page = Dashboard(cluster, everywhere, prometheus, read_only, _now)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(page, port, browse=not no_browser))
+    click.echo("\nthe page is no longer served", err=True)
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a shell's completion script: `source <(kubectl-modelrelease completion bash)`."""
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(cli, {}, _PROGRAM, "_KUBECTL_MODELRELEASE_COMPLETE").source())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 - the plugin's border
 
 
 def main() -> None:
