@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,12 +18,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from serinus_contract import metrics
+from serinus_operator.cache import Cache
 from serinus_operator.cli.dashboard import panels, source
 from serinus_operator.cli.dashboard.charts import Chart, drawn, written
 from serinus_operator.cli.dashboard.record import Record
 from serinus_operator.cli.dashboard.shown import shown
 from serinus_operator.cli.schema import schema, with_defaults
 from serinus_operator.errors import Unavailable
+from serinus_operator.metrics import Metrics
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -45,7 +49,7 @@ def rolling(evidence: str = "2.5", **canary: Any) -> dict[str, Any]:
     return release(
         stable={"version": "1", "revision": "aa"},
         canary={"version": "2", "revision": "bb", "startedAt": "2026-03-01T11:50:00Z", **canary},
-        step={"index": 2},
+        step={"index": 2, "startedAt": "2026-03-01T11:55:00Z", "progressedAt": "2026-03-01T11:56:00Z"},
         weight={"desired": 10, "achieved": 9},
         gates=[
             {"name": "latency", "verdict": "Pass", "evidence": evidence, "needed": "80.0"},
@@ -180,6 +184,24 @@ def test_what_prometheus_remembers_goes_before_what_the_page_saw() -> None:
     limits: Mapping[str, float | None] = {chart.id: chart.limit for chart in told.compared}
     assert limits == {"latency": 0.12, "p95": None, "confidence": None, "errors": None, "requests": None, "drift": 0.25}
     assert all(list(chart.lines) == ["canary"] for chart in told.compared)
+
+
+def test_the_page_asks_for_metrics_that_the_operator_and_the_servers_export() -> None:
+    asked: list[str] = []
+    found = source.Source("here", lambda _, parameters: (asked.append(parameters["query"]), matrix().encode())[1])
+    panels.panels(rolling(), Record(), found, NOW, NOW)
+    cache = Cache()
+    cache.releases[("search", "faq")] = rolling()
+    exported = {metric.name for metric in Metrics(cache, lambda: NOW).collect()} | {
+        name for name in vars(metrics).values() if isinstance(name, str) and name.startswith("serinus_")
+    }
+    named = {
+        name.removesuffix("_sum").removesuffix("_count").removesuffix("_bucket")
+        for query in asked
+        for name in re.findall(r"serinus_(?!dev_)\w+", query)
+    }
+    assert len(asked) == 8
+    assert named <= exported
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ function token() {
     sessionStorage.setItem("token", given); // of this tab alone
     history.replaceState(null, "", "/");
   }
-  return given ?? sessionStorage.getItem("token") ?? "";
+  return given || sessionStorage.getItem("token") || "";
 }
 
 async function ask(path, options = {}) {
@@ -308,6 +308,7 @@ function live(text, lost = false) {
 }
 
 function route() {
+  state.token = token(); // the address of a server that was started anew may be opened in the same tab
   const before = state.open;
   state.open = location.hash.startsWith("#/") ? decodeURIComponent(location.hash.slice(2)) : "";
   if (before !== state.open) $("charts").replaceChildren();
