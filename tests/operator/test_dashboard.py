@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import threading
@@ -18,15 +17,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from serinus_contract import metrics
-from serinus_operator.cache import Cache
 from serinus_operator.cli.dashboard import panels, source
 from serinus_operator.cli.dashboard.charts import Chart, drawn, written
 from serinus_operator.cli.dashboard.record import Record
 from serinus_operator.cli.dashboard.shown import shown
 from serinus_operator.cli.schema import schema, with_defaults
 from serinus_operator.errors import Unavailable
-from serinus_operator.metrics import Metrics
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -186,24 +182,6 @@ def test_what_prometheus_remembers_goes_before_what_the_page_saw() -> None:
     assert all(list(chart.lines) == ["canary"] for chart in told.compared)
 
 
-def test_the_page_asks_for_metrics_that_the_operator_and_the_servers_export() -> None:
-    asked: list[str] = []
-    found = source.Source("here", lambda _, parameters: (asked.append(parameters["query"]), matrix().encode())[1])
-    panels.panels(rolling(), Record(), found, NOW, NOW)
-    cache = Cache()
-    cache.releases[("search", "faq")] = rolling()
-    exported = {metric.name for metric in Metrics(cache, lambda: NOW).collect()} | {
-        name for name in vars(metrics).values() if isinstance(name, str) and name.startswith("serinus_")
-    }
-    named = {
-        name.removesuffix("_sum").removesuffix("_count").removesuffix("_bucket")
-        for query in asked
-        for name in re.findall(r"serinus_(?!dev_)\w+", query)
-    }
-    assert len(asked) == 8
-    assert named <= exported
-
-
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
@@ -229,4 +207,4 @@ def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=120)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         carried = {Path(name).name for name in wheel.namelist() if "dashboard/page/" in name}
-    assert carried == {"index.html", "page.css", "page.js", "icon.svg"}
+    assert carried == {"index.html", "page.css", "page.js", "draw.js", "charts.js", "icon.svg"}

@@ -1,4 +1,4 @@
-"""Rules and dashboard: what promtool says of them, and whether every metric in them is exported by a real server or operator."""
+"""Rules, dashboard, page of releases: what promtool says of their queries, and whether real servers and operators export their metrics."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.server.conftest import start, stop
 from serinus_operator import __main__ as operator
 from serinus_operator import status_codec
 from serinus_operator.cache import Cache
+from serinus_operator.cli.dashboard import panels
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.metrics import Metrics
 
@@ -33,7 +34,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def queries() -> dict[str, str]:
-    """Every query of the dashboard by its place, with Grafana's variables filled in."""
+    """Every query of the dashboard by its place, with Grafana's variables filled in, and of the page of releases."""
     board = json.loads((CHART / "files" / "dashboard.json").read_text())
     found = {
         f"{panel['title']} {target['refId']}": target["expr"]
@@ -44,7 +45,8 @@ def queries() -> dict[str, str]:
     filled = {"$__rate_interval": "5m", "$namespace": ".*", "$release": ".*"}
     for name, value in filled.items():
         found = {place: query.replace(name, value) for place, query in found.items()}
-    return found
+    release = {"metadata": {"namespace": "team", "name": "embedder"}, "spec": {}}
+    return found | {f"page: {chart}": query for chart, query in panels.queries(release).items()}
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -70,9 +72,9 @@ def test_alerts_fire_when_they_should_and_not_beside_that(tmp_path: Path) -> Non
 
 
 @pytest.mark.integration
-def test_promtool_parses_every_query_of_the_dashboard(tmp_path: Path) -> None:
+def test_promtool_parses_every_query(tmp_path: Path) -> None:
     recorded = [{"record": f"query_{number}", "expr": expr} for number, expr in enumerate(queries().values())]
-    assert len(recorded) > 30
+    assert len(recorded) > 40
     file = tmp_path / "queries.json"
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": recorded}]}))
     done = promtool("check", "rules", file)
@@ -126,7 +128,7 @@ def exported(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> set[st
 
 
 @pytest.mark.model
-def test_every_metric_of_the_dashboard_and_the_alerts_is_exported(exported: set[str]) -> None:
+def test_every_metric_that_is_asked_for_is_exported(exported: set[str]) -> None:
     asked = {**queries(), **{rule["alert"]: rule["expr"] for rule in rules()}}
     names = {(place, name) for place, query in asked.items() for name in re.findall(r"\bserinus_\w+", query)}
     labels = {"serinus_dev_release", "serinus_dev_revision"}

@@ -50,17 +50,22 @@ def span(release: JSON, now: datetime) -> tuple[datetime, datetime]:
     return max(start, now - _LONGEST), now
 
 
+def queries(release: JSON) -> dict[str, str]:
+    """What is asked of Prometheus, by chart: canary against stable from the servers, weight and evidence from the operator."""
+    return {chart.id: query for chart, query in _compared(release)} | _own(release)
+
+
 def panels(release: JSON, record: Record, source: Source | None, start: datetime, end: datetime) -> Panels:
     """The release's charts between two instants. What Prometheus remembers of evidence and weights goes before what the page saw."""
     asked = _compared(release)
     told: Mapping[str, Sequence[Series]] = {}
     missing = ""
     if source is not None:
-        queries = {chart.id: query for chart, query in asked} | _own(release)
+        wanted = queries(release)
         try:
             with ThreadPoolExecutor(4, "prometheus") as pool:
-                answers = pool.map(lambda query: source.over_time(query, start, end), queries.values())
-                told = dict(zip(queries, answers, strict=True))
+                answers = pool.map(lambda query: source.over_time(query, start, end), wanted.values())
+                told = dict(zip(wanted, answers, strict=True))
         except Unavailable as error:
             missing = str(error)
         else:

@@ -41,10 +41,10 @@ _LOOK_FOR_PROMETHEUS_SECONDS = 30.0
 _ANSWER_SECONDS = 20.0
 _MOST_BYTES = 4096  # of a command
 _PAGES: Final = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "index.html": "text/html",
+    "page.css": "text/css",
+    **dict.fromkeys(("page.js", "draw.js", "charts.js"), "text/javascript"),
+    "icon.svg": "image/svg+xml",
 }
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -78,7 +78,7 @@ class Dashboard:
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         app.on_response_prepare.append(_add_headers)
         app.cleanup_ctx.append(self._tasks)
-        app.add_routes([web.get(path, self._page) for path in _PAGES])
+        app.add_routes([web.get("/", self._page), *(web.get(f"/{name}", self._page) for name in _PAGES)])
         release = "/api/releases/{namespace}/{name}"
         app.add_routes([web.get("/api/releases", self._releases), web.get(f"{release}/charts", self._charts)])
         app.add_routes([web.post(f"{release}/command", self._command)])
@@ -106,11 +106,9 @@ class Dashboard:
             return _refusal(409, error.message)
 
     async def _page(self, request: web.Request) -> web.Response:
-        name, kind = _PAGES[request.path]
-        text = (
-            resources.files("serinus_operator").joinpath("cli", "dashboard", "page", name).read_text(encoding="utf-8")
-        )
-        return web.Response(text=text, content_type=kind, charset="utf-8")
+        name = request.path.removeprefix("/") or "index.html"
+        file = resources.files("serinus_operator").joinpath("cli", "dashboard", "page", name)
+        return web.Response(text=file.read_text(encoding="utf-8"), content_type=_PAGES[name], charset="utf-8")
 
     async def _releases(self, request: web.Request) -> web.Response:
         body = json.dumps(
