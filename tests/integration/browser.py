@@ -20,7 +20,7 @@ from tests.integration.surroundings import eventually, process
 
 PACKAGES = ("chromium", "fonts-dejavu-core")
 expect.set_options(timeout=20_000)
-_COLOURS = 96  # of a screenshot in the documents
+_COLOURS = 160  # of a screenshot in the documents
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def dashboard(plane: ControlPlane, folder: Path, *arguments: str) -> Iterator[st
 def page(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
     """One tab. Fails on anything that the console says, and on a request to anywhere else."""
     complaints: list[str] = []
-    context = browser.new_context(**{"viewport": {"width": 1180, "height": 800}, "locale": "en-GB"} | options)
+    context = browser.new_context(**{"viewport": {"width": 1180, "height": 460}, "locale": "en-GB"} | options)
     tab = context.new_page()
     tab.set_default_timeout(30_000)
     tab.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
@@ -81,5 +81,5 @@ def keep(tab: Page, name: str) -> None:
     """A screenshot for the documents, in the folder that SERINUS_SCREENSHOTS names."""
     if folder := os.environ.get("SERINUS_SCREENSHOTS"):
         taken = Image.open(BytesIO(tab.screenshot(full_page=True))).convert("RGB")
-        few = taken.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = taken.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         few.save(Path(folder) / f"{name}.png", optimize=True)

@@ -94,6 +94,7 @@ def prometheus(plane: ControlPlane, folder: Path, now: datetime) -> Iterator[Non
         try:
             yield
         finally:
+            plane.kubectl("delete", "service", "an-older-prometheus", "--namespace", NAMESPACE)
             plane.kubectl(
                 "delete",
                 "pod,service,endpointslice",
@@ -117,12 +118,15 @@ def _expose(plane: ControlPlane, address: str, port: int) -> None:
     ports, metadata = [{"name": "web", "port": port}], {"name": "prometheus", "namespace": NAMESPACE}
     service = {"apiVersion": "v1", "kind": "Service", "spec": {"ports": ports}}
     service["metadata"] = metadata | {"labels": {"app.kubernetes.io/name": "prometheus"}}
+    deserted = service | {
+        "metadata": service["metadata"] | {"name": "an-older-prometheus"}
+    }  # has the label and no pods
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
     pod["spec"] = {"containers": [{"name": "prometheus", "image": "none"}], "automountServiceAccountToken": False}
     slices = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": ports}
     slices["metadata"] = metadata | {"labels": {"kubernetes.io/service-name": "prometheus"}}
     slices["endpoints"] = [{"addresses": [address], "targetRef": {"kind": "Pod", **metadata}}]
-    everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": [service, pod, slices]})
+    everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": [deserted, service, pod, slices]})
     eventually(
         "the namespace takes pods",  # its service account comes a moment after it
         lambda: plane.kubectl("apply", "-f", "-", stdin=everything).returncode == 0,

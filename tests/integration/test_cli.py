@@ -123,9 +123,9 @@ def test_the_page_shows_releases_and_their_evidence(shown: str, chromium: Browse
         expect(rows.filter(has_text="ticket-embedder")).to_contain_text("model version 9 was rejected: latency")
         browser.accessible(page)
         browser.keep(page, f"releases-{scheme}")
-        page.set_viewport_size({"width": 910, "height": 800})
+        page.set_viewport_size({"width": 910, "height": 460})
         browser.fits(page)
-        page.set_viewport_size({"width": 1180, "height": 800})
+        page.set_viewport_size({"width": 1180, "height": 460})
         open_release(page, "defect-embedder", charts=11)
         expect(page.locator("#latency")).to_have_attribute(
             "aria-label", "Latency, mean: stable 24.9 ms, canary 27.1 ms, limit 120 ms"

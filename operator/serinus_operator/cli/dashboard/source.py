@@ -57,31 +57,38 @@ def find(cluster: Cluster, named: str | None) -> Source:
 
     It has answered a query. Raises Unavailable with a sentence that says what to do.
     """
-    if named and named.startswith(("http://", "https://")):
-        found = Source(named, _at(named.rstrip("/")))
-    elif named:
-        namespace, slash, service = named.partition("/")
-        if not (slash and service.rpartition(":")[2].isdigit()):
-            raise Unavailable(f"{named!r} is neither an address nor NAMESPACE/SERVICE:PORT")
-        found = _proxied(cluster, namespace, service)
-    else:
-        found = _labelled(cluster)
+    if named is None:
+        return _labelled(cluster)
+    if named.startswith(("http://", "https://")):
+        return _answering(Source(named, _at(named.rstrip("/"))))
+    namespace, slash, service = named.partition("/")
+    if not (slash and service.rpartition(":")[2].isdigit()):
+        raise Unavailable(f"{named!r} is neither an address nor NAMESPACE/SERVICE:PORT")
+    return _answering(_proxied(cluster, namespace, service))
+
+
+def _answering(found: Source) -> Source:
     at = datetime.fromtimestamp(0, UTC)
     found.over_time("vector(1)", at, at)
     return found
 
 
 def _labelled(cluster: Cluster) -> Source:
-    try:
-        for selector in _SELECTORS:
-            for service in cluster.services(selector):
-                ports = service["spec"].get("ports") or []
-                for port in sorted(ports, key=lambda each: each.get("name") not in _PORTS):
-                    metadata = service["metadata"]
-                    return _proxied(cluster, metadata["namespace"], f"{metadata['name']}:{port['port']}")
-    except click.ClickException as error:
-        raise Unavailable(f"Prometheus was not looked for ({error.message}); {_HINT}") from error
-    raise Unavailable(f"no Service in the cluster carries a label of Prometheus; {_HINT}")
+    """The first that answers; the error of the last where none does."""
+    silent = Unavailable(f"no Service in the cluster carries a label of Prometheus; {_HINT}")
+    for selector in _SELECTORS:
+        try:
+            services = cluster.services(selector)
+        except click.ClickException as error:
+            raise Unavailable(f"Prometheus was not looked for ({error.message}); {_HINT}") from error
+        for service in services:
+            metadata, ports = service["metadata"], service["spec"].get("ports") or []
+            for port in sorted(ports, key=lambda each: each.get("name") not in _PORTS):
+                try:
+                    return _answering(_proxied(cluster, metadata["namespace"], f"{metadata['name']}:{port['port']}"))
+                except Unavailable as error:
+                    silent = error
+    raise silent
 
 
 def _at(url: str) -> Callable[[str, Mapping[str, str]], bytes]:
