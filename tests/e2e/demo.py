@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from threading import Event
 from typing import Any
 
@@ -23,6 +24,9 @@ from tests.cluster import services
 from tests.cluster.binaries import ClusterError
 from tests.e2e.stage import MINILM, ROOT, Stage, until
 from tests.e2e.traffic import Traffic
+
+from serinus_operator.cli.dashboard import panels, source
+from serinus_operator.cli.dashboard.record import Record
 
 NAME = "defect-embedder"
 RELEASE = f"modelrelease/{NAME}"
@@ -107,6 +111,7 @@ class Demo:
             "version 2 is in Production, version 1 Archived",
             lambda: (self._stages().get("2"), self._stages().get("1")) == ("Production", "Archived"),
         )
+        self.expect("the page of releases draws both versions and the evidence", self._page_compares)
 
     def damaged_version(self) -> None:
         """Version 3 has noise on its weights: verify refuses it before any traffic."""
@@ -172,6 +177,18 @@ class Demo:
             self.broken.append(f"{self.traffic.sent} requests, {self.traffic.answered} answers")
         history = self.stage.read(RELEASE)["status"]["history"]
         return Outcome(self.traffic, history, {"aliases": self._aliases(), "stages": self._stages()}, self.broken)
+
+    def _page_compares(self) -> bool:
+        """Has each of its charts its lines, from what this cluster's Prometheus scraped? (Drift says something from 200 texts on.)"""
+        release, scraped = self.stage.read(RELEASE), source.at(services.PROMETHEUS_URL)
+        found = panels.panels(release, Record(), scraped, *panels.span(release, datetime.now(UTC)))
+        compared = [chart for chart in found.compared if chart.id != "drift"]
+        remembered = [points for chart in found.rollout for points in chart.lines.values()]
+        return (
+            len(compared) == 5
+            and all({"stable", "former"} <= set(chart.lines) for chart in compared)
+            and all(remembered)
+        )
 
     def _aliases(self) -> dict[str, str]:
         aliases = self.registry.get_registered_model(NAME).aliases

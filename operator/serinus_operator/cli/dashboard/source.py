@@ -45,7 +45,10 @@ class Source:
             if answer["status"] != "success":
                 raise Unavailable(f"Prometheus at {self.where}: {answer.get('error', 'refused')}")
             return [
-                (series["metric"], [(datetime.fromtimestamp(at, UTC), float(value)) for at, value in series["values"]])
+                (
+                    series["metric"],
+                    [(datetime.fromtimestamp(seconds, UTC), float(value)) for seconds, value in series["values"]],
+                )
                 for series in answer["data"]["result"]
             ]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -60,7 +63,7 @@ def find(cluster: Cluster, named: str | None) -> Source:
     if named is None:
         return _labelled(cluster)
     if named.startswith(("http://", "https://")):
-        return _answering(Source(named, _at(named.rstrip("/"))))
+        return _answering(at(named))
     namespace, slash, service = named.partition("/")
     if not (slash and service.rpartition(":")[2].isdigit()):
         raise Unavailable(f"{named!r} is neither an address nor NAMESPACE/SERVICE:PORT")
@@ -68,8 +71,8 @@ def find(cluster: Cluster, named: str | None) -> Source:
 
 
 def _answering(found: Source) -> Source:
-    at = datetime.fromtimestamp(0, UTC)
-    found.over_time("vector(1)", at, at)
+    instant = datetime.fromtimestamp(0, UTC)
+    found.over_time("vector(1)", instant, instant)
     return found
 
 
@@ -91,14 +94,17 @@ def _labelled(cluster: Cluster) -> Source:
     raise silent
 
 
-def _at(url: str) -> Callable[[str, Mapping[str, str]], bytes]:
+def at(url: str) -> Source:
+    """The one at an address; it has not been asked yet."""
+    api = f"{url.rstrip('/')}/api/v1"
+
     def ask(what: str, parameters: Mapping[str, str]) -> bytes:
         try:
-            return requests.get(f"{url}/api/v1/{what}", params=dict(parameters), timeout=_SECONDS).content
+            return requests.get(f"{api}/{what}", params=dict(parameters), timeout=_SECONDS).content
         except requests.RequestException as error:
             raise Unavailable(f"Prometheus at {url} does not answer ({type(error).__name__}); {_HINT}") from error
 
-    return ask
+    return Source(url, ask)
 
 
 def _proxied(cluster: Cluster, namespace: str, service: str) -> Source:
