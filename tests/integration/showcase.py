@@ -187,6 +187,13 @@ def _statuses(now: datetime) -> dict[str, dict[str, Any]]:
                 gate("drift", "Pass", 0.21, "outside the reference's band: canary 18.9 %, stable 19.4 %"),
             ],
             "history": [promoted, first],
+            "cost": {
+                "until": ago(7), "countedUntil": ago(0), "price": {"perGpuHour": "2.1", "currency": "EUR"},
+                "versions": [
+                    {"version": "6", "gpus": 2, "gpuSeconds": "681240.0", "requests": 4_208_113, "tokens": 92_578_486},
+                    {"version": "7", "gpus": 2, "gpuSeconds": "1560.0", "requests": 7140, "tokens": 157_080},
+                ],
+            },
         },
         "catalog-embedder": {
             "phase": "Paused", "verdict": "Pass", "stepLabel": "4/7 pause until promoted",

@@ -65,28 +65,48 @@ def rolling(evidence: str = "2.5", **canary: Any) -> dict[str, Any]:
     ],
 )
 def test_the_page_offers_what_the_operator_would_obey(seen: dict[str, Any], verbs: list[str]) -> None:
-    assert shown(seen)["verbs"] == verbs
+    assert shown(seen, NOW)["verbs"] == verbs
 
 
 def test_steps_are_told_as_the_operator_tells_them() -> None:
-    steps = shown(rolling())["steps"]
+    steps = shown(rolling(), NOW)["steps"]
     assert [(step["label"], step["state"]) for step in steps] == [
         ("verify", "done"), ("setWeight 10", "done"), ("pause until promoted", "now"), ("setWeight 100", "todo"),
     ]  # fmt: skip
-    assert [step["label"] for step in shown(release())["steps"]] == ["verify", "setWeight 100"]
+    assert [step["label"] for step in shown(release(), NOW)["steps"]] == ["verify", "setWeight 100"]
 
 
 def test_a_release_of_another_version_of_the_operator_is_shown_as_far_as_it_can_be_read() -> None:
     strange = rolling()
     strange["spec"]["strategy"]["steps"].append({"teleport": {}})
-    assert shown(strange)["steps"] == []
-    assert shown(strange)["canary"]["version"] == "2"
+    assert shown(strange, NOW)["steps"] == []
+    assert shown(strange, NOW)["canary"]["version"] == "2"
     assert panels.panels(strange, Record(), None, NOW, NOW).rollout[0].title == "Weight of the canary"
+
+
+def test_what_versions_cost_is_told_until_now() -> None:
+    used = {"version": "2", "gpus": 2, "gpuSeconds": "3600.0", "requests": 9000, "tokens": 100}
+    price = {"perGpuHour": "3.0", "currency": "EUR"}
+    cost = {"until": "2026-03-01T11:00:00Z", "price": price, "versions": [used]}
+    told = shown(release(cost=cost), NOW)["cost"]
+    assert told["currency"] == "EUR"
+    assert told["versions"] == [
+        {
+            "version": "2",
+            "gpuHours": 3.0,
+            "cpuPodHours": 0.0,
+            "price": 9.0,
+            "perThousand": 1.0,
+            "requests": 9000,
+            "tokens": 100,
+        }
+    ]
+    assert shown(release(), NOW)["cost"]["versions"] == []
 
 
 def test_evidence_beyond_all_numbers_is_still_json() -> None:
     for evidence in ("inf", "nan", "-inf"):
-        json.dumps(shown(rolling(evidence)), allow_nan=False)
+        json.dumps(shown(rolling(evidence), NOW), allow_nan=False)
 
 
 def test_the_record_remembers_changes_and_forgets_what_is_gone() -> None:

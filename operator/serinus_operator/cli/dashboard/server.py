@@ -111,9 +111,10 @@ class Dashboard:
         return web.Response(text=file.read_text(encoding="utf-8"), content_type=_PAGES[name], charset="utf-8")
 
     async def _releases(self, request: web.Request) -> web.Response:
+        now = self.clock()
         body = json.dumps(
             {
-                "releases": [shown(release) for release in self.releases],
+                "releases": [shown(release, now) for release in self.releases],
                 "where": "all namespaces" if self.everywhere else f"namespace {self.cluster.namespace}",
                 "problem": self.problem,
                 "prometheus": self.source_says,

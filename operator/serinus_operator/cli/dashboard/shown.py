@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from serinus_operator.errors import InvalidSpec
@@ -16,8 +17,8 @@ JSON: TypeAlias = dict[str, Any]
 VERBS = ("promote", "pause", "resume", "abort", "retry")
 
 
-def shown(release: JSON) -> JSON:
-    """Everything about a release but its charts; fields that its status lacks are empty, never absent."""
+def shown(release: JSON, now: datetime) -> JSON:
+    """Everything about a release but its charts, its cost until now; fields that its status lacks are empty, never absent."""
     metadata, status = release["metadata"], release.get("status") or {}
     weight = status.get("weight") or {}
     return {
@@ -38,6 +39,7 @@ def shown(release: JSON) -> JSON:
         "verbs": verbs(status),
         "answer": status.get("command"),
         "history": status.get("history") or [],
+        "cost": _cost(status, now),
         "conditions": [each for each in status.get("conditions") or [] if _wrong(each)],
     }
 
@@ -89,6 +91,35 @@ def _gate(gate: JSON) -> JSON:
         "alert": gate.get("alert", ""),
         "dryRun": gate.get("dryRun", False),
     }
+
+
+def _cost(status: JSON, now: datetime) -> JSON:
+    """What each model version has used, oldest first: hours, the administrator's price, requests; None where there is no price.
+
+    The status holds sums until `until`, and what each version holds since then.
+    """
+    cost = status.get("cost") or {}
+    price = cost.get("price") or {}
+    rates = [_number(price.get(each, "0")) for each in ("perGpuHour", "perCpuPodHour")]
+    since = (now - datetime.fromisoformat(cost["until"])).total_seconds() if "until" in cost else 0.0
+    versions = []
+    for used in cost.get("versions") or []:
+        held = (("gpuSeconds", "gpus"), ("cpuPodSeconds", "cpuPods"))
+        hours = [(_number(used.get(sum_, "0")) + used.get(now_, 0) * max(0.0, since)) / 3600 for sum_, now_ in held]
+        requests = used.get("requests", 0)
+        paid = hours[0] * rates[0] + hours[1] * rates[1] if any(rates) else None
+        versions.append(
+            {
+                "version": used["version"],
+                "gpuHours": round(hours[0], 2),
+                "cpuPodHours": round(hours[1], 2),
+                "price": None if paid is None else round(paid, 2),
+                "perThousand": None if paid is None or not requests else round(1000 * paid / requests, 4),
+                "requests": requests,
+                "tokens": used.get("tokens", 0),
+            }
+        )
+    return {"currency": price.get("currency", ""), "versions": versions}
 
 
 def _number(text: str) -> float:

@@ -150,8 +150,7 @@ function proof({ evidence, needed, verdict }) {
   ];
 }
 
-export function past({ history: rollouts }) {
-  if (!rollouts.length) return null;
+export function past({ history: rollouts, cost }) {
   const rows = rollouts.map((each) =>
     row(
       cell("", `version ${each.version}`),
@@ -160,7 +159,28 @@ export function past({ history: rollouts }) {
       cell("why", each.reason),
     ),
   );
-  return [h("h2", {}, "History"), table("past", "History", ["Model", "Result", "Ended (UTC)", "Reason"], rows)];
+  const heads = ["Model", "Result", "Ended (UTC)", "Reason"];
+  return [...costs(cost), rows.length && h("h2", {}, "History"), rows.length && table("past", "History", heads, rows)];
+}
+
+// What each version has used, newest first.
+function costs({ currency, versions }) {
+  const money = (value) => (value == null ? "–" : `${value.toLocaleString("en")} ${currency}`);
+  const hours = ({ gpuHours, cpuPodHours }) =>
+    [gpuHours && `${gpuHours} GPU h`, cpuPodHours && `${cpuPodHours} CPU pod h`].filter(Boolean).join(", ") || "–";
+  const rows = versions
+    .toReversed()
+    .map((each) =>
+      row(
+        cell("", `version ${each.version}`),
+        cell("proof", hours(each)),
+        cell("proof", money(each.price)),
+        cell("soft", `${number(each.requests)} requests, ${number(each.tokens)} tokens`),
+        cell("soft", each.perThousand == null ? "" : `${money(each.perThousand)} a thousand requests`),
+      ),
+    );
+  const heads = ["Model", "Held", "Cost", "Answered", "Rate"];
+  return rows.length ? [h("h2", {}, "Cost"), table("past", "Cost", heads, rows)] : [];
 }
 
 function span(milliseconds) {
