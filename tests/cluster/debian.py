@@ -33,6 +33,22 @@ def install(*packages: str) -> None:
         run("installing " + ", ".join(missing), command, log, environment=quiet, deadline_seconds=900)
 
 
+def program(package: str, name: str) -> Path:
+    """One program out of a package that is not installed: no service of it starts, and no root is needed."""
+    folder = cache_folder() / f"debian-{package}"
+    found = folder / "usr" / "bin" / name
+    if not found.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        log = cache_folder() / "apt.log"
+        # The download needs no list of its own, and a sandboxed user could not write here.
+        command = ["apt-get", "download", "--option", "APT::Sandbox::User=root", package]
+        run(f"downloading {package}", command, log, folder=folder, deadline_seconds=300)
+        (archive,) = folder.glob("*.deb")
+        run(f"unpacking {package}", ["dpkg-deb", "--extract", str(archive), str(folder)], log, deadline_seconds=60)
+        archive.unlink()
+    return found
+
+
 def _is_installed(package: str) -> bool:
     query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
     return subprocess.run(query, capture_output=True, text=True, timeout=60).stdout == "installed"

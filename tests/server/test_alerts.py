@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import httpx
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
-from tests.cluster import binaries
+from tests.cluster import binaries, debian
 from tests.operator.world import challenged
 from tests.server.conftest import start, stop
 
@@ -22,6 +23,7 @@ from serinus_operator.cache import Cache
 from serinus_operator.cli.dashboard import panels
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.metrics import Metrics
+from serinus_operator.rollout.cost import Cost, PodUse, Price
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "serinus"
@@ -69,6 +71,21 @@ def test_alerts_fire_when_they_should_and_not_beside_that(tmp_path: Path) -> Non
         (tmp_path / source.name).write_text(source.read_text())
     done = promtool("test", "rules", tmp_path / CASES.name)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.integration
+def test_amtool_accepts_the_example_and_routes_alerts_as_its_comments_say() -> None:
+    amtool = shutil.which("amtool") or debian.program("prometheus-alertmanager", "amtool")
+    example = ROOT / "examples" / "alertmanager.yaml"
+    checked = subprocess.run([amtool, "check-config", example], capture_output=True, text=True, timeout=60)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for rule in rules():
+        labels = [f"alertname={rule['alert']}", f"severity={rule['labels']['severity']}"]
+        command = [amtool, "config", "routes", "test", f"--config.file={example}", *labels]
+        routed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert routed.stdout.strip() == ("on-call" if rule["labels"]["severity"] == "critical" else "team"), rule[
+            "alert"
+        ]
 
 
 @pytest.mark.integration
@@ -121,6 +138,8 @@ def exported(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> set[st
     cache.put_release({"metadata": metadata, "status": status_codec.encode(world.status)})
     registry = CollectorRegistry()
     metrics = Metrics(cache, lambda: world.now)
+    cost = Cost(price=Price(2.49)).accrued({"1": (PodUse(world.now, 1),)}, world.now)
+    metrics.cost(("team", "embedder"), cost.counted({"1": (9.0, 99.0)}, world.now))
     metrics.registry_answered("default")
     registry.register(metrics)
     shown += generate_latest(registry).decode() + generate_latest(operator.prometheus_client.REGISTRY).decode()
