@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -157,6 +159,60 @@ async def test_a_folder_that_cannot_be_written_is_used_once_it_can(tmp_path: Pat
     await log.close()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, timeout=20).returncode != 0:
+        pytest.skip("a file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=20)
+
+
+def fill(folder: Path) -> None:
+    """Leaves no room."""
+    with (folder / "filler").open("ab", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("sink", ["chdb:{}/log", "jsonl:{}/log/rows"])
+async def test_a_disk_that_is_full_or_read_only_costs_counted_drops_and_is_used_again_within_10_s(
+    small_disk: Path, sink: str
+) -> None:
+    log, number = recorder(sink.format(small_disk), queue_rows=2000), 0
+    log.observe([prediction(0)])
+    await eventually(log, written=1)
+
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True, timeout=20)
+
+    faults = [(partial(fill, small_disk), (small_disk / "filler").unlink)]
+    if sink.startswith("jsonl"):  # no file system becomes read-only while chDB has files of it open
+        faults.append((partial(remount, "ro"), partial(remount, "rw")))
+    for break_it, repair in faults:
+        dropped = counted(log)["dropped"]
+        await asyncio.to_thread(break_it)
+        for _ in range(60):
+            if break_it.func is fill:
+                await asyncio.to_thread(break_it)  # merges give room back
+            log.observe([prediction(number := number + 1) for _ in range(100)])
+            await asyncio.sleep(0.02)
+        now = counted(log)
+        assert now["dropped"] > dropped
+        assert sum(now.values()) == number + 1
+        await asyncio.to_thread(repair)
+        await eventually(log, deadline_seconds=10, dropped=now["dropped"], queue_rows=0)
+    await log.close()
+    (found,) = await asked(
+        sink.format(small_disk), "--sql", "SELECT count() AS rows, uniqExact(request) AS requests FROM {table}"
+    )
+    assert found["rows"] == found["requests"] == counted(log)["written"] == number + 1 - counted(log)["dropped"]
+
+
 @pytest.mark.integration
 async def test_a_killed_writer_loses_nothing_and_writes_nothing_twice(tmp_path: Path) -> None:
     log = recorder(f"chdb:{tmp_path}")
@@ -223,6 +279,8 @@ class Server(ThreadingHTTPServer):
     """ClickHouse's HTTP interface in front of chDB; `up` False answers 503."""
 
     up = True
+    seconds = 0.0  # that every answer takes
+    asked = 0
     daemon_threads = True
 
 
@@ -244,6 +302,11 @@ def clickhouse(tmp_path: Path) -> Iterator[Server]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             asked = parse_qs(urlsplit(self.path).query)
+            server.asked += 1
+            time.sleep(server.seconds)
+            if select.select([self.connection], [], [], 0)[0]:
+                self.close_connection = True  # the client gave up meanwhile
+                return
             if not server.up:
                 self.reply(503, b"down for maintenance")
                 return
@@ -292,6 +355,27 @@ async def test_clickhouse_down_loses_nothing_and_has_the_rows_when_it_is_back(cl
     await log.close()
     (version,) = await asked(sink, "versions")
     assert version["texts"] == 100
+
+
+@pytest.mark.integration
+async def test_clickhouse_that_is_slow_costs_counted_drops_and_is_used_again_within_10_s(clickhouse: Server) -> None:
+    log = recorder(f"clickhouse://serinus:secret@127.0.0.1:{clickhouse.server_port}/default", queue_rows=1000)
+    log.observe([prediction(0)])
+    await eventually(log, written=1)
+    clickhouse.seconds = 7.0  # a call is given 5
+    for first in range(1, 2001, 100):
+        log.observe([prediction(first + number) for number in range(100)])
+        await asyncio.sleep(0.05)
+    assert counted(log) == {"written": 1, "dropped": 1000, "queue_rows": 1000}
+    await asyncio.sleep(6)
+    clickhouse.seconds, asked_before, ends_at = 0.0, clickhouse.asked, time.monotonic() + 10
+    while clickhouse.asked == asked_before:
+        assert time.monotonic() < ends_at
+        await asyncio.sleep(0.1)
+    await eventually(
+        log, deadline_seconds=60, written=1001, dropped=1000, queue_rows=0
+    )  # each statement starts a chDB here
+    await log.close()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ _LONGEST_SOCKET_PATH: Final = 100  # bytes; Linux allows 107
 _QUERY_TIMEOUT_SECONDS: Final = 300.0
 _INSERT_TIMEOUT_SECONDS: Final = 5
 _NAMES: Final = ", ".join(column.name for column in COLUMNS)
+_ERRORS: Final = "SELECT sum(value) AS count FROM system.errors"
 _FORMS: Final = "chdb:FOLDER, clickhouse://USER:PASSWORD@HOST:PORT/DATABASE or jsonl:FILE"
 
 
@@ -129,12 +130,19 @@ class Chdb:
             raise LogUnavailable(f"chDB in {folder}: {_first_sentence(error)}") from error
 
     def insert(self, rows: bytes, token: str) -> None:
-        """See Sink."""
+        """See Sink. `finish` of chDB 4.4 reports rows as written that a full disk did not take, so that the engine's errors are counted.
+
+        A merge's error at that moment makes the batch be sent again, which its token makes harmless.
+        """
         statement = f"INSERT INTO {TABLE} ({_NAMES}) SETTINGS insert_deduplication_token = '{token}'"
+        before = self.query(_ERRORS)
         try:
             with self._session.send_insert(statement, "JSONEachRow") as stream:
                 stream.append(rows)
                 stream.finish()
+            if self.query(_ERRORS) != before:
+                last = "SELECT last_error_message AS said FROM system.errors ORDER BY last_error_time DESC LIMIT 1"
+                raise LogUnavailable(f"chDB: {self.query(last)[0]['said'][:300]}")
         except RuntimeError as error:
             raise LogUnavailable(f"chDB: {_first_sentence(error)}") from error
 
