@@ -50,7 +50,7 @@ bench-gates: setup  ## how often the gates fail good releases and how soon bad o
 bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100 releases at once on a real control plane (10 minutes; RELEASES=1000)
 	$(PYTHON) -m tests.bench.operator_load $(if $(RELEASES),--releases $(RELEASES)) $(if $(NO_CANARY),--no-canary)
 
-bench-log: setup  ## what the prediction log costs: rows a second, bytes a row, added latency (3 minutes; ROWS=100000000 for the large run)
+bench-log: setup  ## what the prediction log costs: rows a second, bytes a row, added latency (4 minutes; ROWS=100000000 for the large run)
 	$(PYTHON) -m tests.bench.log $(if $(ROWS),--rows $(ROWS))
 
 bench-server: setup  ## this server's CPU per request beside FastAPI + SentenceTransformer's (10 minutes; ENFORCE=0 only reports)

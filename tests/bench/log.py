@@ -39,6 +39,7 @@ _CHUNK = 2_000_000
 _PODS = 6
 _ROWS_A_SECOND = 1000  # of all pods together
 _BILLION = 1_000_000_000
+_BLOCK = 50  # requests beside each other in time are not independent
 
 # One chunk of a day's traffic: six pods of two versions (one of them a canary), requests counted within each pod, lengths and latencies
 # log-normal, confidence normal and cut at 1, times with the jitter of concurrent requests.
@@ -290,13 +291,29 @@ def _added(folder: Path, requests: int) -> dict[str, float]:
         for served in servers.values():
             stop(served)
     p50, p99 = ({name: float(np.quantile(each, q)) * 1e3 for name, each in latencies.items()} for q in (0.5, 0.99))
+    samples = {name: np.asarray(each) for name, each in latencies.items()}
+    low, high = _interval(samples["with"], samples["without"])
+    control_low, control_high = _interval(samples["control"], samples["without"])
     return {
         "requests": requests, "p50_without_ms": p50["without"], "p50_with_ms": p50["with"],
         "p99_without_ms": p99["without"], "p99_with_ms": p99["with"],
-        "p99_added": p99["with"] / p99["without"] - 1, "p99_control": abs(p99["control"] / p99["without"] - 1),
+        "p99_added": p99["with"] / p99["without"] - 1, "p99_added_low": low, "p99_added_high": high,
+        "p99_control": p99["control"] / p99["without"] - 1, "p99_control_low": control_low, "p99_control_high": control_high,
         "requests_per_second": requests / elapsed, "core_added": (burnt["with"] - burnt["without"]) / elapsed,
         "core_control": abs(burnt["control"] - burnt["without"]) / elapsed,
     }  # fmt: skip
+
+
+def _interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the ratio of two p99s, less 1: blocks of requests that were asked side by side, drawn anew 2000 times."""
+    blocks = np.arange(len(ours) // _BLOCK * _BLOCK).reshape(-1, _BLOCK)
+    rng = np.random.default_rng(1)
+    ratios = []
+    for _ in range(2000):
+        drawn = blocks[rng.integers(0, len(blocks), len(blocks))].ravel()
+        ratios.append(np.quantile(ours[drawn], 0.99) / np.quantile(theirs[drawn], 0.99) - 1)
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _processor_seconds(pid: int) -> float:
@@ -329,7 +346,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What the prediction log costs.")
     parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the bulk part (default: %(default)s)")
     parser.add_argument(
-        "--requests", type=int, default=1000, help="requests of each kind to /predict (default: %(default)s)"
+        "--requests", type=int, default=5000, help="requests of each kind to /predict (default: %(default)s)"
     )
     parser.add_argument("--part", choices=_PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -398,8 +415,11 @@ def _markdown(found: dict[str, dict[str, float]]) -> str:
         f"- In the serving process: {writer['microseconds_in_server']:.1f} µs a text. "
         f"The writer's process took {writer['writer_peak_memory_mb']:.0f} MB at most.",
         f"- `/predict`, {predict['requests']:.0f} requests each in turn: p99 {predict['p99_without_ms']:.1f} ms without the log, "
-        f"{predict['p99_with_ms']:.1f} ms with it ({predict['p99_added']:+.1%}; another server without it is {predict['p99_control']:.1%} "
-        f"away). Server and writer together took {predict['core_added']:+.2%} of a core more, at {predict['requests_per_second']:.0f} "
+        f"{predict['p99_with_ms']:.1f} ms with it: {predict['p99_added']:+.1%} (95 % interval {predict['p99_added_low']:+.1%} to "
+        f"{predict['p99_added_high']:+.1%}; a second server without the log: {predict['p99_control']:+.1%}, "
+        f"{predict['p99_control_low']:+.1%} to {predict['p99_control_high']:+.1%}). p50 {predict['p50_without_ms']:.2f} and "
+        f"{predict['p50_with_ms']:.2f} ms. Server and writer together took {predict['core_added']:+.2%} of a core more, at "
+        f"{predict['requests_per_second']:.0f} "
         f"requests/s (the other server: {predict['core_control']:.2%}); the writer's share is that of an insert every five seconds.",
         f"- 1.7 billion rows, by these figures: {1.7 * _BILLION * size / 1e9:.1f} GB, "
         f"{1.7 * _BILLION / bulk['rows_per_cpu_second'] / 60:.0f} minutes of one core to insert, "
