@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from serinus_contract.names import RELEASE_LABEL
 from serinus_operator.manifests import VERIFY_LABEL
-from serinus_operator.observe import Children
+from serinus_operator.observe import ACCELERATOR, Children
 
 JSON: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str]  # namespace, release name
@@ -38,7 +38,7 @@ _SPEC: Final = {
 _STATUS: Final = {
     "Deployment": ("observedGeneration", "conditions"),
     "Job": ("startTime", "conditions"),
-    "Pod": ("phase", "conditions", "containerStatuses"),
+    "Pod": ("phase", "startTime", "conditions", "containerStatuses"),
 }
 _CONDITIONS: Final = {
     "Deployment": ("ReplicaFailure",),
@@ -142,7 +142,19 @@ def _slim(kind: str, thing: JSON) -> JSON:
     if kind in _CONDITIONS and "conditions" in slim["status"]:
         read = _CONDITIONS[kind]
         slim["status"]["conditions"] = [each for each in slim["status"]["conditions"] if each["type"] in read]
+    if kind == "Pod" and (devices := _devices(thing.get("spec") or {})):
+        slim["spec"] = devices
     return slim
+
+
+def _devices(spec: JSON) -> JSON:
+    """Of a pod's spec, which accelerators it asks for."""
+    limits = [(container.get("resources") or {}).get("limits") or {} for container in spec.get("containers") or []]
+    kept = [{name: count for name, count in each.items() if ACCELERATOR.search(name)} for each in limits]
+    devices: JSON = {"containers": [{"resources": {"limits": each}} for each in kept if each]} if any(kept) else {}
+    if spec.get("resourceClaims"):
+        devices["resourceClaims"] = spec["resourceClaims"]
+    return devices
 
 
 def _says(slim: JSON) -> JSON:

@@ -17,8 +17,7 @@ import numpy as np
 from serinus_operator.gates.judge import Evidence, Verdict, judge, verdicts
 from serinus_operator.gates.windows import Counters, Window
 from serinus_operator.rollout.capacity import split
-from serinus_operator.rollout.draft import describe
-from serinus_operator.rollout.steps import effective_steps
+from serinus_operator.rollout.draft import describe, effective_steps
 from serinus_operator.spec import Analysis, AnalysisSpec, ErrorRateGate, Pause, SetWeight, Spec, Verify, format_duration
 
 _START: Final = datetime(2026, 1, 1, tzinfo=UTC)

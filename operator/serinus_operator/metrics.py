@@ -1,6 +1,6 @@
 """What the operator tells Prometheus of releases and registries, read from what it holds whenever it is scraped. Decides nothing.
 
-All but the two counters follow from the stored statuses: a restart of the operator changes no alert.
+All but how rollouts ended follows from the stored statuses: a restart of the operator changes no alert.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 
 from serinus_operator.cache import Cache, Key
 from serinus_operator.gates.judge import Verdict
+from serinus_operator.rollout.cost import Cost, amount
 from serinus_operator.rollout.model import Phase, Result
 
 JSON: TypeAlias = dict[str, Any]
@@ -24,18 +25,23 @@ _RELEASE: Final = ("namespace", "release")
 
 
 class Metrics:
-    """A collector over the cache, and the two things that no status holds: how rollouts ended, and how registries answered."""
+    """A collector over the cache, and what no stored status holds: how rollouts ended, how registries answered, costs of this minute."""
 
     def __init__(self, cache: Cache, clock: Callable[[], datetime]) -> None:
         self._cache, self._clock = cache, clock
         self._ended: Counter[tuple[Key, str]] = Counter()
         self._answered_at: dict[str, datetime] = {}
         self._failing_since: dict[str, datetime] = {}
+        self._costs: dict[Key, Cost] = {}
 
     def rollout_ended(self, key: Key, reason: str) -> None:
         """An event of a release; those that are a rollout's end are counted."""
         if reason in set(Result):
             self._ended[key, reason] += 1
+
+    def cost(self, key: Key, cost: Cost) -> None:
+        """What a release's versions have used, which may be ahead of the stored status."""
+        self._costs[key] = cost
 
     def registry_answered(self, registry: str) -> None:
         """The registry answered, be it with a refusal."""
@@ -51,6 +57,7 @@ class Metrics:
         releases = [(key, release.get("status") or {}) for key, release in sorted(self._cache.releases.items())]
         yield from self._rollouts(releases)
         yield from _gates(releases)
+        yield from self._used([key for key, _ in releases])
         ended = CounterMetricFamily("serinus_rollouts_ended", "Rollouts that ended", labels=[*_RELEASE, "result"])
         for key, _ in releases:
             for result in Result:
@@ -66,6 +73,25 @@ class Metrics:
             since = self._failing_since.get(registry)
             failing.add_metric([registry], since.timestamp() if since else 0)
         yield from (answered, failing)
+
+    def _used(self, releases: list[Key]) -> Iterator[Metric]:
+        of = [*_RELEASE, "version"]
+        gpus = CounterMetricFamily("serinus_cost_gpu_seconds", "Seconds of accelerators that pods held", labels=of)
+        pods = CounterMetricFamily("serinus_cost_cpu_pod_seconds", "Seconds of pods without accelerator", labels=of)
+        requests = CounterMetricFamily("serinus_cost_requests", "Requests, counted every 5 minutes at rest", labels=of)
+        tokens = CounterMetricFamily("serinus_cost_tokens", "Tokens, counted every 5 minutes at rest", labels=of)
+        money = _gauge("serinus_cost_amount", "The price of that time, where there is a price", *of, "currency")
+        for key in releases:
+            cost = self._costs.get(key, Cost())
+            for used in cost.as_of(self._clock()) if cost.versions else ():
+                gpus.add_metric([*key, used.version], used.gpu_seconds)
+                pods.add_metric([*key, used.version], used.cpu_pod_seconds)
+                requests.add_metric([*key, used.version], used.requests)
+                tokens.add_metric([*key, used.version], used.tokens)
+                price = amount(used, cost.price)
+                if price is not None:
+                    money.add_metric([*key, used.version, cost.price.currency], price)
+        yield from (gpus, pods, requests, tokens, money)
 
     @staticmethod
     def _rollouts(releases: list[tuple[Key, JSON]]) -> Iterator[Metric]:

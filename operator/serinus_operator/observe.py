@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
-from serinus_contract.names import COMMAND_ANNOTATION, REVISION_LABEL
+from serinus_contract.names import COMMAND_ANNOTATION, MODEL_VERSION_ANNOTATION, REVISION_LABEL
 from serinus_contract.verification import MalformedReport, VerifyReport
 from serinus_operator.manifests import VERIFY_LABEL
 from serinus_operator.rollout.capacity import Side
+from serinus_operator.rollout.cost import PodUse
 from serinus_operator.rollout.model import Command, JobState, Problem, VerifyJob, Workload
 
 JSON: TypeAlias = Mapping[str, Any]
@@ -29,7 +30,7 @@ _WAITING_PROBLEMS: Final = {
 }
 _LOGGED_CHARACTERS: Final = 500
 _INSUFFICIENT: Final = re.compile(r"Insufficient (\S+?)[,.]?(?:\s|$)")
-_ACCELERATOR: Final = re.compile(r"gpu|nvidia\.com|amd\.com", re.IGNORECASE)
+ACCELERATOR: Final = re.compile(r"gpu|nvidia\.com|amd\.com", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,45 @@ def verify_jobs(children: Children) -> dict[str, VerifyJob]:
         for job in children.jobs
         for revision in [_labels(job).get(REVISION_LABEL, "")]
     }
+
+
+def pods_in_use(children: Children) -> dict[str, tuple[PodUse, ...]]:
+    """The pods of each model version that have been scheduled and have not ended: a verify Job's count, and terminating ones."""
+    found: dict[str, tuple[PodUse, ...]] = {}
+    for pod in children.pods:
+        version, since = _version(pod), _scheduled_at(pod)
+        if version is not None and since is not None:
+            found[version] = (*found.get(version, ()), PodUse(since, _accelerators(pod)))
+    return found
+
+
+def versions(children: Children) -> dict[str, str]:
+    """The model version of each revision that has a pod."""
+    named = ((_labels(pod).get(REVISION_LABEL, ""), _version(pod)) for pod in children.pods)
+    return {revision: version for revision, version in named if version is not None}
+
+
+def _version(pod: JSON) -> str | None:
+    return (pod["metadata"].get("annotations") or {}).get(MODEL_VERSION_ANNOTATION)
+
+
+def _scheduled_at(pod: JSON) -> datetime | None:
+    """Since when it holds its node's resources; None before that, and once all its containers have ended."""
+    status = pod.get("status") or {}
+    if status.get("phase") in ("Succeeded", "Failed"):
+        return None
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled":
+            return _instant(condition.get("lastTransitionTime")) if condition["status"] == "True" else None
+    return _instant(status.get("startTime"))
+
+
+def _accelerators(pod: JSON) -> int:
+    """Whole devices and slices of them alike, and claims of Dynamic Resource Allocation."""
+    spec = pod.get("spec") or {}
+    limits = [(each.get("resources") or {}).get("limits") or {} for each in spec.get("containers") or []]
+    asked = (int(count) for each in limits for name, count in each.items() if ACCELERATOR.search(name))
+    return sum(asked) + len(spec.get("resourceClaims") or [])
 
 
 def command(release: JSON) -> Command | None:
@@ -140,7 +180,7 @@ def _problem(pods: Iterable[JSON]) -> Problem | None:
 def _unschedulable(message: str, since: datetime | None) -> Problem:
     """The scheduler's sentence names what every node lacks; a device claim (DRA) that cannot be allocated is a lack of GPUs too."""
     lacking = _INSUFFICIENT.findall(message)
-    if any(_ACCELERATOR.search(resource) for resource in lacking) or "cannot allocate all claims" in message:
+    if any(ACCELERATOR.search(resource) for resource in lacking) or "cannot allocate all claims" in message:
         return Problem("InsufficientGPU", message, shortage=True, since=since)
     if lacking:
         return Problem("InsufficientResources", message, shortage=True, since=since)

@@ -23,10 +23,12 @@ from serinus_contract.metrics import (
     CONFIDENCE,
     EMBEDDING_OUT_OF_BAND_TOTAL,
     INPUT_OUT_OF_BAND_TOTAL,
+    INPUT_TOKENS,
     LOW_CONFIDENCE_TOTAL,
     READY_AT_SECONDS,
     REQUEST_DURATION_SECONDS,
     REQUESTS_TOTAL,
+    SLOW_LATENCIES_SECONDS,
 )
 from serinus_contract.names import RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL
 from serinus_operator.errors import Unavailable
@@ -39,10 +41,12 @@ _Pod: TypeAlias = tuple[ReleaseKey, tuple[str, str]]  # and revision, pod name
 _LABELS: Final = f"namespace, pod, {RELEASE_SERIES_LABEL}, {REVISION_SERIES_LABEL}"
 _BY: Final = f"by ({_LABELS})"
 _BOUNDS: Final = tuple(bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair)
+_ASKED: Final = (*_BOUNDS, *SLOW_LATENCIES_SECONDS)
 # The last sample of these minutes, also after a scrape that failed: a pod must not vanish and come back with all that it ever counted.
 _LAST: Final = "last_over_time({}[5m])"
 _COUNTERS: Final = {
     "requests": REQUESTS_TOTAL,
+    "tokens": f"{INPUT_TOKENS}_sum",
     "errors": f'{REQUESTS_TOTAL}{{code=~"5.."}}',
     "latency_seconds": f"{REQUEST_DURATION_SECONDS}_sum",
     "latency_count": f"{REQUEST_DURATION_SECONDS}_count",
@@ -57,7 +61,7 @@ _BUCKET: Final = f"{REQUEST_DURATION_SECONDS}_bucket"
 # A few bounds at a time: all of a thousand pods at once were 20 MB of the operator's memory.
 _BUCKETS: Final = tuple(
     f"sum by ({_LABELS}, le) ({_LAST.format(_BUCKET + bounds)})"
-    for bounds in (f'{{le=~"{"|".join(map(str, _BOUNDS[first : first + 4]))}"}}' for first in range(0, len(_BOUNDS), 4))
+    for bounds in (f'{{le=~"{"|".join(map(str, _ASKED[first : first + 4]))}"}}' for first in range(0, len(_ASKED), 4))
 )
 _READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
 _KEPT_SNAPSHOTS: Final = 6  # a thousand pods are a megabyte; an older instant is asked for again
@@ -101,9 +105,12 @@ class Prometheus:
             release, revision_and_pod = pod
             # A pod that has answered and does not count by a bound: another version's buckets, not a slow pod.
             absent = math.nan if counters.get("latency_count") else 0.0
-            by_bound = tuple(within[pod].get(bound, absent) for bound in _BOUNDS)
+            by_bound, slow = (
+                tuple(within[pod].get(bound, absent) for bound in bounds)
+                for bounds in (_BOUNDS, SLOW_LATENCIES_SECONDS)
+            )
             banded = counters.get("confidence_count", 0.0) if "embedding_out_of_band" in counters else 0.0
-            sample = Sample(Counters(**counters, banded=banded, within=by_bound), ready_at.get(pod))
+            sample = Sample(Counters(**counters, banded=banded, within=by_bound, slow=slow), ready_at.get(pod))
             snapshot[release][revision_and_pod] = sample
         return dict(snapshot)
 

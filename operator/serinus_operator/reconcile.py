@@ -16,6 +16,7 @@ from serinus_operator import observe, status_codec, storing
 from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
+from serinus_operator.gates.behaviour import Behaviour
 from serinus_operator.gates.judge import (
     Evidence,
     GateVerdict,
@@ -40,6 +41,7 @@ from serinus_operator.registry_watch import RegistryWatch
 from serinus_operator.rollout.model import (
     AnalysisResult,
     Condition,
+    Counted,
     DeleteDeployment,
     DeleteVerifyJob,
     Event,
@@ -58,6 +60,7 @@ Clock: TypeAlias = Callable[[], datetime]
 
 _LOOK_AGAIN_SECONDS: Final = {True: 5.0, False: 300.0}  # while rolling, at rest; events and check_at come sooner
 _SOON_SECONDS: Final = 0.1
+_COUNTED: Final = timedelta(minutes=5)  # between two counts of requests and tokens, at rest
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logging.getLogger(__name__)
@@ -97,6 +100,7 @@ class Reconciler:
         self._known: dict[Key, _Known] = {}
         self._synced: dict[Key, RegistryIntent] = {}
         self._rolling: set[Key] = set()  # decided here, perhaps not yet stored
+        self._counts_again_at = _EPOCH
 
     async def reconcile(self, key: Key) -> float | None:
         """Brings one release a step further. Returns the seconds until it wants another look."""
@@ -120,6 +124,7 @@ class Reconciler:
             return None
         observed = await self._observe(spec, status, release_json)
         analysis, next_window = await self._analyse(spec, status, observed, release, now)
+        observed = replace(observed, counted=await self._count(status, analysis, key, now))
         decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
         alerting = new_alerts(status.gates, decided.status.gates)
         alerts = [Event("Warning", ANALYSIS_ALERT, f"{gate.name}: {gate.alert}") for gate in alerting]
@@ -173,6 +178,7 @@ class Reconciler:
             raise
         if writer.synced is not None:
             self._synced[release.namespace, release.name] = writer.synced
+        around.metrics.cost((release.namespace, release.name), decided.status.cost)
         wait = storing.patience(known.saved, decided.status)
         if wait is None or (now < known.saved_at + wait and not decided.events):
             known.status = decided.status
@@ -209,6 +215,8 @@ class Reconciler:
             registry_synced=synced,
             registry_message=registry_message,
             command=observe.command(release_json),
+            pods=observe.pods_in_use(children),
+            price=self._around.settings.price,
         )
 
     async def _analyse(
@@ -226,7 +234,7 @@ class Reconciler:
                 return AnalysisResult(), None
             measured = None if status.canary is None else status.canary.confidence_odds_ratio
             evidence = Evidence(canary, latest, confidence_tolerance=confidence_tolerance(measured))
-        error, achieved = "", status.weight.achieved if evidence.requests else None
+        error, achieved, behaviour = "", status.weight.achieved if evidence.requests else None, status.behaviour
         if latest > evidence.window_end:
             try:
                 key = (release.namespace, release.name)
@@ -235,6 +243,9 @@ class Reconciler:
                 window = subtract(evidence.window_end, at_start, latest, at_end, _warm_up(analysis))
                 measurements = await self._measure(analysis, release, canary, stable, latest)
                 evidence = judge(analysis, evidence, window, stable, measurements)
+                if behaviour is None or behaviour.revision != canary:
+                    behaviour = Behaviour(canary, window.start, window.end)
+                behaviour = behaviour.add(window, stable)
                 achieved = _share(window, canary, stable, achieved)
             except Unavailable as unavailable:
                 error = str(unavailable)
@@ -245,7 +256,30 @@ class Reconciler:
         next_window = max(
             evidence.window_end + analysis.interval + self._around.settings.scrape_lag, now + timedelta(seconds=1)
         )
-        return AnalysisResult(overall(gates), gates, evidence, achieved), next_window
+        return AnalysisResult(overall(gates), gates, evidence, achieved, behaviour), next_window
+
+    async def _count(self, status: Status, analysis: AnalysisResult, key: Key, now: datetime) -> Counted | None:
+        """Requests and tokens since they were last counted: with each judged window, else every 5 minutes, at instants that all share."""
+        since = status.cost.counted_until
+        latest = _aligned(now - self._around.settings.scrape_lag, _COUNTED)
+        if analysis.evidence is not None:
+            latest = max(latest, analysis.evidence.window_end)
+        if (since is not None and latest <= since) or now < self._counts_again_at:
+            return None
+        snapshot = self._around.prometheus.snapshot
+        try:
+            before = {} if since is None else (await snapshot(since)).get(key, {})
+            window = subtract(since or _EPOCH, before, latest, (await snapshot(latest)).get(key, {}))
+        except Unavailable:
+            self._counts_again_at = now + _COUNTED  # for all: a Prometheus that hangs is not asked for each of them
+            return None
+        versions = _versions(status) | observe.versions(self._around.cache.children(key))
+        counts: dict[str, tuple[float, float]] = {}
+        for revision, counted in window.by_revision.items():
+            version = versions.get(revision, "")
+            requests, tokens = counts.get(version, (0.0, 0.0))
+            counts[version] = requests + counted.requests, tokens + counted.tokens
+        return Counted(latest, counts)
 
     async def _measure(
         self, analysis: AnalysisSpec, release: Release, canary: str, stable: str, at: datetime
@@ -271,6 +305,12 @@ class Reconciler:
                 await self._around.kube.get("ModelRelease", metadata["namespace"], metadata["name"])
             )
             raise
+
+
+def _versions(status: Status) -> dict[str, str]:
+    """The model version of each revision that the status knows."""
+    known = (*status.history, status.former, status.stable, status.canary)
+    return {each.revision: each.version for each in known if each is not None}
 
 
 def _judged(status: Status, now: datetime) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ costs 116 MB, more than the whole operator without it.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -15,7 +16,7 @@ import aiohttp
 
 from serinus_contract.names import DIGEST_TAG, SPACE_TAG
 from serinus_operator.errors import Forbidden, NotFound, Rejected, SerinusError, Unauthorized, Unavailable
-from serinus_operator.rollout.model import RegistryIntent, Resolution, Resolved, Revision, Unresolved
+from serinus_operator.rollout.model import RegistryIntent, Resolution, Resolved, Revision, StepSummary, Unresolved
 from serinus_operator.settings import RegistrySettings
 from serinus_operator.spec import Follow, ModelRef, Spec
 
@@ -25,6 +26,8 @@ _NO_STAGE: Final = "None"
 _GOES_ON: Final = "what serves goes on serving"
 _PAGE: Final = 1000
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class VersionView:
@@ -33,6 +36,7 @@ class VersionView:
     version: str
     stage: str
     tags: Mapping[str, str]
+    run_id: str = ""  # of the run that it was registered from; empty without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,12 @@ def says(intent: RegistryIntent, model: ModelView) -> bool:
         and all(
             known[version].tags.items() >= tags.items() for version, tags in intent.tags.items() if version in known
         )
+        and all(
+            known[version].tags.get(tag) == summary.text()
+            for version, summaries in intent.summaries.items()
+            if version in known
+            for tag, summary in summaries.items()
+        )
     )
 
 
@@ -149,7 +159,27 @@ class Registry:
                 if version in model.versions and model.versions[version].tags.get(key) != value:
                     tag = {"name": name, "version": version, "key": key, "value": value}
                     await self._call("POST", "model-versions/set-tag", tag)
+        for version, summaries in intent.summaries.items():
+            for key, summary in summaries.items():
+                if version in model.versions and model.versions[version].tags.get(key) != summary.text():
+                    await self._log_metrics(model.versions[version].run_id, summary)
+                    tag = {"name": name, "version": version, "key": key, "value": summary.text()}
+                    await self._call("POST", "model-versions/set-tag", tag)
         return await self.view(name)
+
+    async def _log_metrics(self, run_id: str, summary: StepSummary) -> None:
+        """Logs the figures on the version's run, before the tag that says it is done; MLflow keeps one of two equal points.
+
+        A run that was deleted, or that this user may not write to, leaves the tag to tell it.
+        """
+        if not run_id:
+            return
+        at = {"timestamp": int(summary.until.timestamp() * 1000), "step": summary.step}
+        metrics = [{"key": f"serinus.{name}", "value": value, **at} for name, value in summary.figures.items()]
+        try:
+            await self._call("POST", "runs/log-batch", {"run_id": run_id, "metrics": metrics})
+        except (NotFound, Rejected, Forbidden) as error:
+            log.warning("metrics are not logged on run %s: %s", run_id, error)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -231,7 +261,9 @@ def _error_of(text: str) -> JSON:
 
 def _version_view(version: JSON) -> VersionView:
     tags = {each["key"]: each.get("value", "") for each in version.get("tags", [])}
-    return VersionView(str(version["version"]), version.get("current_stage") or _NO_STAGE, tags)
+    return VersionView(
+        str(version["version"]), version.get("current_stage") or _NO_STAGE, tags, version.get("run_id") or ""
+    )
 
 
 def _named_version(ref: ModelRef, model: ModelView) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+
+from serinus_operator.rollout.cost import Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Settings:
     call_timeout_seconds: float = 15.0
     metrics_port: int = 8080
     max_concurrent_rollouts: int = 0  # 0: no limit
+    price: Price = field(default_factory=Price)
     notify_url: str | None = None  # a secret: who knows it may post there
 
 
@@ -55,6 +58,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         registry_poll=timedelta(seconds=_number(environment, "SERINUS_REGISTRY_POLL_SECONDS", 5)),
         notify_url=environment.get("SERINUS_NOTIFY_URL") or None,
         max_concurrent_rollouts=int(_number(environment, "SERINUS_MAX_CONCURRENT_ROLLOUTS", 0)),
+        price=Price(
+            _number(environment, "SERINUS_PRICE_PER_GPU_HOUR", 0),
+            _number(environment, "SERINUS_PRICE_PER_CPU_POD_HOUR", 0),
+            environment.get("SERINUS_CURRENCY", ""),
+        ),
         metrics_port=int(_number(environment, "SERINUS_METRICS_PORT", 8080)),
     )
 

@@ -16,6 +16,7 @@ from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from serinus_operator.errors import InvalidSpec
+from serinus_operator.rollout.cost import Cost
 from serinus_operator.rollout.model import Status
 
 _ALWAYS = ("phase", "ready")  # printer columns show them: a default says as much as any other value
@@ -33,6 +34,14 @@ def decode(data: Mapping[str, Any] | None) -> Status:
         return _CONVERTER.structure(data or {}, Status)
     except (BaseValidationError, ValueError, TypeError, KeyError) as error:
         raise InvalidSpec("status", f"was written in a form that this operator does not read: {error!r}") from error
+
+
+def decode_cost(status: Mapping[str, Any]) -> Cost:
+    """Reads what the versions of a stored status have used; nothing where this program cannot read it."""
+    try:
+        return _CONVERTER.structure(status.get("cost") or {}, Cost)
+    except (BaseValidationError, ValueError, TypeError, KeyError):
+        return Cost()
 
 
 def _camel(name: str) -> str:

@@ -10,16 +10,20 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
+from serinus_operator.rollout.cost import Cost
 from serinus_operator.rollout.model import Status
 
 _FIGURES: Final = timedelta(seconds=10)
 _EVIDENCE: Final = timedelta(seconds=30)
+_HELD: Final = timedelta(
+    seconds=60
+)  # when pods came or went; what else a cost consists of rides along with other writes
 
 
 def patience(saved: Status, status: Status) -> timedelta | None:
-    """How long after the last write `status` may be stored; None when it is stored already."""
-    if saved == status:
-        return None
+    """How long after the last write `status` may be stored; None when it is stored already, or has nothing worth a write of its own."""
+    if replace(saved, cost=status.cost) == status:
+        return None if saved.cost.held == status.cost.held else _HELD
     if not status.registry:
         saved = replace(saved, registry=status.registry)  # an intent seen done is done again without effect
     if _decisions(saved) != _decisions(status):
@@ -43,6 +47,8 @@ def _decisions(status: Status) -> Any:
             for gate in status.gates
         ),
         evidence=None,
+        behaviour=None,
+        cost=Cost(),
         conditions=tuple(replace(each, message="") for each in status.conditions if each.type != "RegistrySynced"),
     ), status.evidence and status.evidence.canary_revision
 

@@ -16,6 +16,7 @@ from tests.operator.world import World, spec
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout.capacity import floor
 from serinus_operator.rollout.commands import VERBS
+from serinus_operator.rollout.draft import effective_steps
 from serinus_operator.rollout.model import (
     Command,
     Phase,
@@ -28,7 +29,6 @@ from serinus_operator.rollout.model import (
     Unresolved,
 )
 from serinus_operator.rollout.stages import Stage, stage_of
-from serinus_operator.rollout.steps import effective_steps
 from serinus_operator.spec import Analysis, OnFailure, Pause, Step
 
 STEPS: tuple[list[dict[str, Any]], ...] = (

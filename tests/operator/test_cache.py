@@ -35,6 +35,17 @@ def test_of_a_pod_only_what_is_read_is_kept() -> None:
     assert "managedFields" not in kept["metadata"]
 
 
+def test_of_a_pods_spec_the_accelerators_are_kept() -> None:
+    asking = pod("a", 5)
+    limits = {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"}
+    asking["spec"] = {
+        "nodeName": "n",
+        "containers": [{"name": "server", "resources": {"limits": limits}}, {"name": "x"}],
+    }
+    kept = filled(asking).children(KEY).pods[0]
+    assert kept["spec"] == {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+
+
 def test_what_a_list_lacks_is_gone_unless_it_was_seen_after_the_list() -> None:
     cache = filled(pod("old", 5), pod("new", 12))
     assert cache.retain("Pod", None, set(), listed_at="10") == {KEY}

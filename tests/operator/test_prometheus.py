@@ -215,6 +215,7 @@ def counted(query: str, *, bounds: bool = True, **pods: dict[str, float]) -> str
         'code=~"5..': "errors", "requests_total": "requests", "duration_seconds_sum": "seconds", "duration_seconds_count": "answered",
         "confidence_sum": "confidence", "confidence_count": "texts", "low_confidence": "low", "input_out": "inputs",
         "embedding_out": "embeddings", "ready_at": "ready", "_bucket": "buckets",
+        "input_tokens_sum": "tokens",
     }  # fmt: skip
     name = next(counter for part, counter in counters.items() if part in query)
     series = []

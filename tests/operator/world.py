@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from serinus_contract.verification import Check, VerifyReport
+from serinus_operator.gates.behaviour import Behaviour
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
+from serinus_operator.gates.windows import Counters, Window
 from serinus_operator.rollout.capacity import Side
 from serinus_operator.rollout.model import (
     Action,
@@ -156,7 +158,18 @@ class World:
         known = before is not None and before.canary_revision == judged.revision
         evidence = before if known and before is not None else Evidence(judged.revision, self.now)
         evidence = replace(evidence, window_end=self.now, requests=evidence.requests + 1)
-        return AnalysisResult(self.verdict, (GateVerdict("latency", self.verdict, 500, 1.0, 20.0, message),), evidence)
+        gates = (GateVerdict("latency", self.verdict, 500, 1.0, 20.0, message),)
+        return AnalysisResult(self.verdict, gates, evidence, behaviour=self.behaviour(judged.revision))
+
+    def behaviour(self, revision: str) -> Behaviour | None:
+        """Fifty requests a tick once it has a ready pod, one of them an error."""
+        known = self.status.behaviour
+        if revision not in self.sides or not self.sides[revision].ready:
+            return known
+        if known is None or known.revision != revision:
+            known = Behaviour(revision, self.now - timedelta(seconds=5), self.now)
+        counted = Counters(requests=50, errors=1, latency_seconds=1.0, latency_count=49, tokens=1000)
+        return known.add(Window(known.until, self.now, {revision: counted, "beside": counted}), "beside")
 
     def decide(self) -> Plan:
         return plan(self.spec, self.status, self.observed(), self.analysis(), self.now, "team/release")

@@ -43,11 +43,13 @@ def cli(context: click.Context, /, namespace: str | None, kube_context: str | No
 @click.option("--watch", "-w", is_flag=True, help="Draw it anew every second until interrupted.")
 @click.pass_obj
 def get(connect: Callable[[], Cluster], name: str | None, watch: bool) -> None:
-    """Show releases, or one with its pods, step, and gates."""
+    """Show releases, or one with its pods, step, gates, and cost."""
     cluster = connect()
 
     def draw() -> Any:
-        return views.tree(cluster.release(name), cluster.pods(name)) if name else views.overview(cluster.releases())
+        if not name:
+            return views.overview(cluster.releases())
+        return views.tree(cluster.release(name), cluster.pods(name), datetime.now(UTC))  # noqa: TID251 - a person's now
 
     console = Console()
     if not watch:

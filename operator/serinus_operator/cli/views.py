@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from serinus_contract.names import REVISION_LABEL
+from serinus_operator import status_codec
 from serinus_operator.forecast import Forecast
+from serinus_operator.rollout.cost import Cost, amount
 from serinus_operator.spec import format_duration
 
 JSON: TypeAlias = dict[str, Any]
@@ -23,8 +25,8 @@ _STYLES = {
 }  # fmt: skip
 
 
-def tree(release: JSON, pods: Sequence[JSON]) -> Tree:
-    """One release with its revisions, their pods, and the gates."""
+def tree(release: JSON, pods: Sequence[JSON], now: datetime) -> Tree:
+    """One release with its revisions, their pods, the gates, and what each version has cost until now."""
     status, metadata = release.get("status") or {}, release["metadata"]
     top = Tree(
         f"[bold]{metadata['namespace']}/{metadata['name']}[/bold]  {_coloured(status.get('phase', 'not seen by the operator yet'))}"
@@ -50,7 +52,28 @@ def tree(release: JSON, pods: Sequence[JSON]) -> Tree:
         for gate in status["gates"]:
             dry = " (dry run)" if gate.get("dryRun") else ""
             gates.add(f"{_coloured(gate['verdict'])}{dry}  {gate['message']}")
+    _add_cost(top, status_codec.decode_cost(status), now)
     return top
+
+
+def _add_cost(top: Tree, cost: Cost, now: datetime) -> None:
+    if not cost.versions:
+        return
+    counted = f", requests and tokens until {cost.counted_until:%Y-%m-%d %H:%M} UTC" if cost.counted_until else ""
+    branch = top.add(f"cost{counted}")
+    for used in cost.as_of(now):
+        hours = [(used.gpu_seconds, "GPU"), (used.cpu_pod_seconds, "CPU pod")]
+        said = [f"{seconds / 3600:,.2f} {what} hours" for seconds, what in hours if seconds]
+        price = amount(used, cost.price)
+        if price is not None:
+            said.append(f"{price:,.2f} {cost.price.currency}".strip())
+        if used.requests:
+            said.append(f"{used.requests:,} requests, {used.tokens:,} tokens")
+            if price is not None:
+                said.append(
+                    f"{1000 * price / used.requests:,.4f} {cost.price.currency}".strip() + " a thousand requests"
+                )
+        branch.add(f"model version {used.version}: {', '.join(said) or 'nothing yet'}")
 
 
 def overview(releases: Sequence[JSON]) -> Table:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
-from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS, SLOW_LATENCIES_SECONDS
 
 Revision: TypeAlias = str
 Pod: TypeAlias = str
 Combine: TypeAlias = Callable[[float, float], float]
 
 NO_BUCKETS: Final = (0.0,) * (2 * len(COMPARED_LATENCIES_SECONDS))
+NO_SLOW: Final = (0.0,) * len(SLOW_LATENCIES_SECONDS)
 _NO_WARM_UP: Final = timedelta()
 
 
@@ -28,7 +29,8 @@ class Counters:
     """Cumulative counters of one pod, or their differences over a window. Seconds for sums of time.
 
     `within` counts the requests that took at most b, then at most 1.1·b, for each of COMPARED_LATENCIES_SECONDS; NaN for a bound that a
-    pod does not count by. `banded` are the texts whose model has a reference band to be outside of.
+    pod does not count by; `slow` likewise for SLOW_LATENCIES_SECONDS, by which nothing is judged. `banded` are the texts whose model has a
+    reference band to be outside of.
     """
 
     requests: float = 0.0
@@ -42,6 +44,8 @@ class Counters:
     input_out_of_band: float = 0.0
     embedding_out_of_band: float = 0.0
     within: tuple[float, ...] = NO_BUCKETS
+    slow: tuple[float, ...] = NO_SLOW
+    tokens: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
         return self._each(other, lambda one, another: one + another)
@@ -63,6 +67,8 @@ class Counters:
             combine(self.input_out_of_band, other.input_out_of_band),
             combine(self.embedding_out_of_band, other.embedding_out_of_band),
             tuple(combine(one, another) for one, another in zip(self.within, other.within, strict=True)),
+            tuple(combine(one, another) for one, another in zip(self.slow, other.slow, strict=True)),
+            combine(self.tokens, other.tokens),
         )
 
 

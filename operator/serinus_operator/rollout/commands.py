@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from serinus_operator.rollout.draft import Draft, describe
+from serinus_operator.rollout import registry_moves
+from serinus_operator.rollout.draft import Draft, describe, effective_steps
 from serinus_operator.rollout.model import Canary, Command, CommandAnswer, Resolved, Result, StepState, Undone
 from serinus_operator.rollout.revision import target_of
-from serinus_operator.rollout.steps import effective_steps, end, fresh_step
+from serinus_operator.rollout.steps import end, fresh_step
 from serinus_operator.spec import Verify
 
 VERBS: Final = ("promote", "promote-full", "pause", "resume", "abort", "retry", "undo")
@@ -49,6 +50,7 @@ def _change(draft: Draft, verb: str, canary: Canary, step: StepState) -> str:
         case "promote-full" if isinstance(steps[step.index], Verify):
             return "refused: verify has not passed yet; nothing skips it"
         case "promote-full":
+            registry_moves.behaved(draft)
             draft.update(step=fresh_step(draft, step.hash, len(steps) - 1), canary=replace(canary, paused=False))
             return f"revision {canary.revision} goes to 100 % without the remaining steps"
         case "pause" if canary.paused:

@@ -64,6 +64,13 @@ class Draft:
         return Plan(tuple(self.actions), self.status, self.check_at, tuple(self.events))
 
 
+def effective_steps(steps: tuple[Step, ...], *, first: bool) -> tuple[Step, ...]:
+    """The spec's steps, ending at weight 100. A first release has nothing to compare with: verify (where asked for), then all of it."""
+    if first:
+        return (*(step for step in steps if isinstance(step, Verify)), SetWeight(100))
+    return steps if steps and steps[-1] == SetWeight(100) else (*steps, SetWeight(100))
+
+
 def describe(step: Step) -> str:
     """A step in the spec's words, for `kubectl get`."""
     match step:

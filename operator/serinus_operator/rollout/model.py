@@ -5,6 +5,7 @@ Field names follow `status` of the CRD (camelCase there, by `status_codec`). Ins
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,8 +13,10 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from serinus_contract.verification import VerifyReport
+from serinus_operator.gates.behaviour import Behaviour
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
 from serinus_operator.rollout.capacity import Side
+from serinus_operator.rollout.cost import Cost, PodUse, Price
 from serinus_operator.spec import Gateway
 
 ModelVersion: TypeAlias = str
@@ -151,25 +154,54 @@ class Undone:
 
 
 @dataclass(frozen=True, slots=True)
+class StepSummary:
+    """How a version behaved in a step, and how the one beside it did: figures by name (`gates.behaviour`), counted in [since, until]."""
+
+    release: str
+    revision: str
+    step: int  # from 1; after the last one: the bake
+    label: str
+    since: datetime
+    until: datetime
+    figures: Mapping[str, float]
+    beside_version: ModelVersion = ""
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """As the model version's tag holds it: JSON."""
+        said = {
+            "release": self.release, "revision": self.revision, "step": self.label, "since": self.since.isoformat(),
+            "until": self.until.isoformat(), **self.figures, "beside": {"version": self.beside_version, **self.beside},
+        }  # fmt: skip
+        return json.dumps(said, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryIntent:
     """What the registry should say; kept in the status until the registry was seen to say so.
 
-    `aliases` name a version, `withdrawn` aliases no longer name that version (somebody else's move of them stands), `stages` by version.
+    `aliases` name a version, `withdrawn` aliases no longer name that version (somebody else's move of them stands), `stages` by version,
+    `summaries` by version and tag.
     """
 
     aliases: Mapping[str, ModelVersion] = field(default_factory=dict)
     withdrawn: Mapping[str, ModelVersion] = field(default_factory=dict)
     stages: Mapping[ModelVersion, str] = field(default_factory=dict)
     tags: Mapping[ModelVersion, Mapping[str, str]] = field(default_factory=dict)
+    summaries: Mapping[ModelVersion, Mapping[str, StepSummary]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.aliases or self.withdrawn or self.stages or self.tags)
+        return bool(self.aliases or self.withdrawn or self.stages or self.tags or self.summaries)
 
     def then(self, later: RegistryIntent) -> RegistryIntent:
         """Both wishes; where they differ the later one holds."""
         tags = {
             version: {**self.tags.get(version, {}), **later.tags.get(version, {})}
             for version in {**self.tags, **later.tags}
+        }
+        summaries = {
+            version: {**self.summaries.get(version, {}), **later.summaries.get(version, {})}
+            for version in {**self.summaries, **later.summaries}
         }
         return RegistryIntent(
             aliases={
@@ -182,6 +214,7 @@ class RegistryIntent:
             },
             stages={**self.stages, **later.stages},
             tags=tags,
+            summaries=summaries,
         )
 
 
@@ -227,6 +260,8 @@ class Status:
     weight: Weight = Weight()
     gates: tuple[GateVerdict, ...] = ()
     evidence: Evidence | None = None
+    behaviour: Behaviour | None = None  # in the present step
+    cost: Cost = field(default_factory=Cost)
     registry: RegistryIntent = RegistryIntent()
     command: CommandAnswer | None = None
     undone: Undone | None = None
@@ -316,6 +351,14 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Requests and tokens by model version, until an instant."""
+
+    until: datetime
+    by_version: Mapping[ModelVersion, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Everything around the release at one moment."""
 
@@ -328,6 +371,11 @@ class Observed:
     registry_message: str = ""
     command: Command | None = None
     queue: str = ""  # why no rollout may start now; empty when one may
+    pods: Mapping[ModelVersion, tuple[PodUse, ...]] = field(
+        default_factory=dict
+    )  # scheduled ones, verify Jobs' among them
+    counted: Counted | None = None  # since the status' own `cost.counted_until`; None: nothing new
+    price: Price = field(default_factory=Price)
 
     def workload(self, revision: str) -> Workload:
         """The revision's workload; none of it when there is no Deployment."""
@@ -342,6 +390,7 @@ class AnalysisResult:
     gates: tuple[GateVerdict, ...] = ()
     evidence: Evidence | None = None
     achieved: int | None = None
+    behaviour: Behaviour | None = None
 
 
 # --- plan -------------------------------------------------------------------------------------------------------------------------

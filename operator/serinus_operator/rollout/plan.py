@@ -5,11 +5,13 @@ The stages that a release goes through, and every way between them, are the tabl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from serinus_operator.gates.judge import Verdict
+from serinus_operator.rollout import registry_moves
 from serinus_operator.rollout.commands import answer
-from serinus_operator.rollout.draft import Draft
+from serinus_operator.rollout.draft import Draft, effective_steps
 from serinus_operator.rollout.model import (
     AnalysisResult,
     ApplyServing,
@@ -32,7 +34,7 @@ from serinus_operator.rollout.promotion import promote, remember, watch_bake
 from serinus_operator.rollout.revision import steps_hash, target_of
 from serinus_operator.rollout.room import find_room
 from serinus_operator.rollout.spaces import explain, live_spaces, newcomer, refused
-from serinus_operator.rollout.steps import effective_steps, end, fresh_step, step_finished
+from serinus_operator.rollout.steps import end, fresh_step, step_finished
 from serinus_operator.rollout.summary import summarise
 from serinus_operator.spec import OnFailure, Spec
 
@@ -40,6 +42,8 @@ from serinus_operator.spec import OnFailure, Spec
 def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResult, now: datetime, release: str) -> Plan:
     """Decides what to do now. `release` is namespace/name. Safe to call at any time, with anything lost, repeated or stale."""
     draft = Draft(spec, status, observed, analysis, now, release, status)
+    draft.update(behaviour=analysis.behaviour or status.behaviour)
+    add_up(draft)
     adopt_target(draft)
     if observed.command is not None and (status.command is None or status.command.id != observed.command.id):
         answer(draft, observed.command)
@@ -57,6 +61,14 @@ def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResul
     sync_registry(draft)
     summarise(draft)
     return draft.plan()
+
+
+def add_up(draft: Draft) -> None:
+    """What pods held until now, and what was counted."""
+    observed, cost = draft.observed, draft.status.cost.accrued(draft.observed.pods, draft.now)
+    if observed.counted is not None:
+        cost = cost.counted(observed.counted.by_version, observed.counted.until)
+    draft.update(cost=replace(cost, price=observed.price))
 
 
 def adopt_target(draft: Draft) -> None:
@@ -105,6 +117,7 @@ def roll(draft: Draft) -> None:
         if _step(draft).index + 1 == len(steps):
             promote(draft)
             return
+        registry_moves.behaved(draft)
         draft.update(step=fresh_step(draft, _step(draft).hash, _step(draft).index + 1))
     find_room(draft)
     if draft.status.canary is not None and draft.status.canary.ending is not None:
@@ -116,6 +129,7 @@ def roll(draft: Draft) -> None:
 def _start(draft: Draft) -> None:
     target = draft.status.target
     assert target is not None
+    registry_moves.behaved(draft)
     draft.analysis = AnalysisResult()  # what was judged until now was another revision: one that bakes
     canary = Canary(target.revision, target.version, target.digest, target.space, started_at=draft.now)
     draft.update(canary=canary, former=None, capacity=Capacity(), step=None, weight=Weight(), gates=(), evidence=None)

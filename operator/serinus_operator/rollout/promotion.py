@@ -14,6 +14,7 @@ def promote(draft: Draft) -> None:
     """Promotion retargets: the canary's Deployment becomes the stable one, and no pod of it is touched. The former is kept for a while."""
     canary, previous = draft.status.canary, draft.status.stable
     assert canary is not None
+    registry_moves.behaved(draft)
     gates = "; ".join(gate.message for gate in draft.status.gates)
     reason = gates or ("first release" if previous is None else "all steps finished")
     registry_moves.promoted(draft, canary, previous, reason)
@@ -42,6 +43,8 @@ def _kept(draft: Draft, previous: Revision | None) -> Former | None:
 def watch_bake(draft: Draft, former: Former) -> None:
     """While the former stable is kept: a broken limit, or a target that is the former again, goes back to it without further steps."""
     target, undone = draft.status.target, draft.status.undone
+    if not draft.bakes:
+        registry_moves.behaved(draft)
     if draft.bakes and draft.analysis.verdict is Verdict.FAIL:
         failed = [gate.message for gate in draft.analysis.gates if gate.verdict is Verdict.FAIL and not gate.dry_run]
         demote(draft, former, Result.ROLLED_BACK, "while baking: " + "; ".join(failed))
@@ -60,6 +63,7 @@ def demote(draft: Draft, former: Former, result: Result, reason: str) -> None:
     """The former stable is stable again, and what was promoted is withdrawn like a canary that has all the traffic."""
     current, target = draft.status.stable, draft.status.target
     assert current is not None
+    registry_moves.behaved(draft)
     canary = Canary(
         current.revision, current.version, current.digest, current.space,
         started_at=draft.now, ready=current.ready, verified=True, ending=result, reason=reason,

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import Canary, Former, RegistryIntent, Result, Revision
+from serinus_operator.rollout.draft import Draft, describe, effective_steps
+from serinus_operator.rollout.model import Canary, Former, RegistryIntent, Result, Revision, StepSummary
+from serinus_operator.spec import Verify
 
 ARCHIVED: Final = "Archived"
 REPLACED: Final = "Replaced"
+STEP_TAG: Final = "serinus.step."
+BAKE: Final = "bake"
 _MAX_TAG_CHARACTERS: Final = 4000
 
 
@@ -83,6 +86,30 @@ def ended(draft: Draft, canary: Canary, result: Result, reason: str) -> None:
     draft.want_registry(
         RegistryIntent(withdrawn=_canary_alias(draft, canary), stages=stages, tags={canary.version: tags})
     )
+
+
+def behaved(draft: Draft) -> None:
+    """A step has ended, or the bake: how the version behaved in it goes with it to the registry. Nothing where no request was counted."""
+    status = draft.status
+    steps, state = effective_steps(draft.spec.strategy.steps, first=False), status.step
+    step = steps[state.index] if state is not None and state.index < len(steps) else None
+    if isinstance(step, Verify):
+        return  # no user has met it; what was counted, where an operator died right after, is the next step's
+    draft.update(behaviour=None)
+    behaviour, canary = status.behaviour, status.canary
+    judged, beside = (canary, status.stable) if canary is not None else (status.stable, status.former)
+    if behaviour is None or judged is None or beside is None or behaviour.revision != judged.revision:
+        return
+    if judged.version == beside.version or not behaviour.judged.counts.requests:
+        return
+    number = len(steps) + 1 if state is None else state.index + 1
+    label = BAKE if state is None else describe(step) if step is not None else "edited since"
+    summary = StepSummary(
+        draft.release, judged.revision, number, label, behaviour.since, behaviour.until,
+        behaviour.judged.figures(), beside.version, behaviour.beside.figures(),
+    )  # fmt: skip
+    tag = STEP_TAG + (BAKE if state is None else str(number))
+    draft.want_registry(RegistryIntent(summaries={judged.version: {tag: summary}}))
 
 
 def _replaced(draft: Draft, canary: Canary, previous: Revision | None) -> dict[str, dict[str, str]]:

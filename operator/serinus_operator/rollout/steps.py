@@ -24,13 +24,6 @@ from serinus_operator.rollout.movement import floor_hint, goal_reached, problem_
 from serinus_operator.spec import Analysis, InconclusiveAction, Pause, SetWeight, Step, Verify, format_duration
 
 
-def effective_steps(steps: tuple[Step, ...], *, first: bool) -> tuple[Step, ...]:
-    """The spec's steps, ending at weight 100. A first release has nothing to compare with: verify (where asked for), then all of it."""
-    if first:
-        return (*(step for step in steps if isinstance(step, Verify)), SetWeight(100))
-    return steps if steps and steps[-1] == SetWeight(100) else (*steps, SetWeight(100))
-
-
 def fresh_step(draft: Draft, steps: str, index: int = 0) -> StepState:
     """The state of a step that begins now; `steps` is the hash of the steps that it is one of."""
     return StepState(index=index, hash=steps, started_at=draft.now, progressed_at=draft.now)
@@ -168,6 +161,7 @@ def end(draft: Draft, result: Result, reason: str) -> None:
     """The canary is withdrawn from now on: the desired weight is 0 in this very plan, and a bad target is rejected."""
     canary, target = draft.status.canary, draft.status.target
     assert canary is not None
+    registry_moves.behaved(draft)
     draft.update(canary=replace(canary, ending=result, reason=reason), weight=replace(draft.status.weight, desired=0))
     if result is not Result.SUPERSEDED and target is not None and target.revision == canary.revision:
         draft.update(target=replace(target, rejected=True, reason=reason))

@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from serinus_operator.errors import InvalidSpec
-from serinus_operator.rollout.draft import describe
-from serinus_operator.rollout.steps import effective_steps
+from serinus_operator.rollout.draft import describe, effective_steps
 from serinus_operator.spec import SetWeight, parse_spec
 
 JSON: TypeAlias = dict[str, Any]
