@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log bench-server bench-gpu bench-verify screenshots cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-gpu bench-verify screenshots cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100
 
 bench-log: setup  ## what the prediction log costs: rows a second, bytes a row, added latency (4 minutes; ROWS=100000000 for the large run)
 	$(PYTHON) -m tests.bench.log $(if $(ROWS),--rows $(ROWS))
+
+bench-drift: setup  ## a drift statistic's time beside evidently's, which gets an environment of its own (1 minute)
+	$(PYTHON) -m tests.bench.drift
 
 bench-server: setup  ## this server's CPU per request beside FastAPI + SentenceTransformer's (10 minutes; ENFORCE=0 only reports)
 	$(PYTHON) -W ignore -m tests.bench.server $(if $(ROUNDS),--rounds $(ROUNDS))
