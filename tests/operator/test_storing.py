@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
+from serinus_operator.rollout.cost import Cost, PodUse, Price
 from serinus_operator.rollout.model import Canary, Phase, RegistryIntent, Revision, Status, Weight
 from serinus_operator.storing import patience
 
@@ -50,3 +51,13 @@ def test_a_decision_never_waits() -> None:
         replace(ROLLING, phase=Phase.PAUSED),
     ):
         assert patience(ROLLING, decided) == timedelta()
+
+
+def test_what_a_release_costs_is_no_write_of_its_own_until_pods_come_or_go() -> None:
+    holding = replace(ROLLING, cost=Cost().accrued({"1": (PodUse(NOW, 1),)}, NOW))
+    counted = replace(holding, cost=holding.cost.counted({"1": (9.0, 90.0)}, NOW + timedelta(minutes=5)))
+    assert patience(holding, counted) is None
+    assert patience(holding, replace(holding, cost=replace(holding.cost, price=Price(9.0)))) is None
+    more = replace(holding, cost=holding.cost.accrued({"1": (PodUse(NOW, 1),) * 2}, NOW + timedelta(seconds=9)))
+    assert patience(holding, more) == timedelta(seconds=60)
+    assert patience(holding, replace(more, weight=Weight(50, 0))) == timedelta()
