@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import assert_never
@@ -93,16 +93,25 @@ class Writer:
         self._cache.put(manifest["kind"], created)
 
     async def report(self, events: Sequence[Event], now: datetime) -> None:
-        """Posts the plan's events on the ModelRelease."""
+        """Posts the plan's events on the ModelRelease. One that says what an earlier one said is counted there."""
         for event in events:
-            await self._kube.create(self._event(event, now))
+            manifest = self._event(event, now)
+            try:
+                await self._kube.create(manifest)
+            except Conflict:
+                namespace, name = self._release.namespace, manifest["metadata"]["name"]
+                count = int((await self._kube.get("Event", namespace, name)).get("count") or 1)
+                again = {"count": count + 1, "lastTimestamp": manifest["lastTimestamp"]}
+                await self._kube.merge("Event", namespace, name, again)
 
     def _event(self, event: Event, now: datetime) -> manifests.JSON:
         release, at = self._release, now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        said = "\n".join((release.uid, event.type, event.reason, event.message))
+        identity = hashlib.sha256(said.encode()).hexdigest()[:16]
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"namespace": release.namespace, "name": f"{release.name}.{uuid.uuid4().hex[:16]}"},
+            "metadata": {"namespace": release.namespace, "name": f"{release.name}.{identity}"},
             "involvedObject": {
                 "apiVersion": f"{GROUP}/{API_VERSION}",
                 "kind": KIND,

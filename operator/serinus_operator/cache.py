@@ -8,28 +8,26 @@ every etcd-backed API server has done it before).
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from typing import Any, Final, TypeAlias
 
-from serinus_contract.names import RELEASE_LABEL
-from serinus_operator.manifests import VERIFY_LABEL
+from serinus_contract.names import MODEL_VERSION_ANNOTATION, RELEASE_LABEL, REVISION_LABEL
+from serinus_operator.manifests import ROUTE_ANNOTATION, VERIFY_LABEL
 from serinus_operator.observe import ACCELERATOR, Children
 
 JSON: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str]  # namespace, release name
 
 KINDS: Final = ("Deployment", "Job", "Pod", "Service", "PodDisruptionBudget", "HTTPRoute")
-_METADATA: Final = (
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "labels",
-    "annotations",
-    "creationTimestamp",
-    "deletionTimestamp",
-)
+_METADATA: Final = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp")
+_MORE_METADATA: Final = {
+    "Deployment": ("generation",),
+    "Pod": ("creationTimestamp", "annotations"),
+    "HTTPRoute": ("annotations",),
+}
+_ANNOTATIONS: Final = (MODEL_VERSION_ANNOTATION, ROUTE_ANNOTATION)
+_LABELS: Final = (RELEASE_LABEL, VERIFY_LABEL, REVISION_LABEL)
 _SPEC: Final = {
     "Deployment": ("replicas",),
     "Service": ("selector",),
@@ -135,13 +133,23 @@ def _newer(thing: JSON, held: JSON | None) -> bool:
 
 
 def _slim(kind: str, thing: JSON) -> JSON:
-    slim: JSON = {"metadata": _only(thing["metadata"], _METADATA)}
+    metadata = thing["metadata"]
+    kept = _only(metadata, _METADATA + _MORE_METADATA.get(kind, ()))
+    # Thousands of objects share these texts: each is held once.
+    labels = {name: sys.intern(value) for name, value in _only(metadata.get("labels") or {}, _LABELS).items()}
+    if "annotations" in kept:
+        kept["annotations"] = _only(kept["annotations"], _ANNOTATIONS)
+    slim: JSON = {"metadata": kept | {"namespace": sys.intern(metadata["namespace"]), "labels": labels}}
     for part, wanted in (("spec", _SPEC), ("status", _STATUS)):
         if kind in wanted:
             slim[part] = _only(thing.get(part) or {}, wanted[kind])
     if kind in _CONDITIONS and "conditions" in slim["status"]:
         read = _CONDITIONS[kind]
-        slim["status"]["conditions"] = [each for each in slim["status"]["conditions"] if each["type"] in read]
+        slim["status"]["conditions"] = [
+            _condition(each) for each in slim["status"]["conditions"] if each["type"] in read
+        ]
+    if kind == "Pod" and "containerStatuses" in slim["status"]:
+        slim["status"]["containerStatuses"] = [_container(each) for each in slim["status"]["containerStatuses"]]
     if kind == "Pod" and (devices := _devices(thing.get("spec") or {})):
         slim["spec"] = devices
     return slim
@@ -155,6 +163,18 @@ def _devices(spec: JSON) -> JSON:
     if spec.get("resourceClaims"):
         devices["resourceClaims"] = spec["resourceClaims"]
     return devices
+
+
+def _condition(condition: JSON) -> JSON:
+    """Why matters of what stands in the way; of a pod that is ready or has its node, only that it is so, and since when."""
+    whole = condition["type"] not in ("Ready", "PodScheduled") or condition.get("reason") == "Unschedulable"
+    return condition if whole else _only(condition, ("type", "status", "lastTransitionTime"))
+
+
+def _container(status: JSON) -> JSON:
+    """Restarts, and the state where something can be read from it; one that runs says nothing more."""
+    state = {name: told for name, told in (status.get("state") or {}).items() if name != "running"}
+    return {"restartCount": status.get("restartCount", 0), "state": state}
 
 
 def _says(slim: JSON) -> JSON:

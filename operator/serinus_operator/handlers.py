@@ -23,7 +23,7 @@ def watch(registry: kopf.OperatorRegistry, cache: Cache, queue: WorkQueue[Key]) 
         if type == "DELETED":
             cache.drop_release(key)
         elif cache.put_release(release):
-            await queue.add(key)
+            queue.add(key)
 
     for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
         kopf.on.login(registry=registry)(login)

@@ -26,6 +26,8 @@ _PARENT: Final = ("name", "namespace", "sectionName", "port")
 _LONGEST_REQUEST_SECONDS: Final = 30
 _STARTUP_PROBE_SECONDS: Final = 5
 _VERIFY_TTL_SECONDS: Final = 3600
+# The operator's own deadline comes first: it knows why the pod waits, and the Job's end takes that pod away.
+_AFTER_DEADLINE_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def verify_job(release: Release, spec: Spec, revision: Target, against: str | No
         "metadata": _metadata(release, verify_job_name(release, revision.revision), revision),
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": int(spec.strategy.progress_deadline.total_seconds()),
+            "activeDeadlineSeconds": int(spec.strategy.progress_deadline.total_seconds()) + _AFTER_DEADLINE_SECONDS,
             "ttlSecondsAfterFinished": _VERIFY_TTL_SECONDS,
             "template": {"metadata": {"labels": labels, "annotations": _version(revision)}, "spec": pod},
         },

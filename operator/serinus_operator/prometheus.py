@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -58,13 +60,13 @@ _COUNTERS: Final = {
 }
 _QUERIES: Final = {counter: f"sum {_BY} ({_LAST.format(series)})" for counter, series in _COUNTERS.items()}
 _BUCKET: Final = f"{REQUEST_DURATION_SECONDS}_bucket"
-# A few bounds at a time: all of a thousand pods at once were 20 MB of the operator's memory.
+# Two bounds at a time: all of a thousand pods at once were 20 MB of the operator's memory.
 _BUCKETS: Final = tuple(
     f"sum by ({_LABELS}, le) ({_LAST.format(_BUCKET + bounds)})"
-    for bounds in (f'{{le=~"{"|".join(map(str, _ASKED[first : first + 4]))}"}}' for first in range(0, len(_ASKED), 4))
+    for bounds in (f'{{le=~"{"|".join(map(str, _ASKED[first : first + 2]))}"}}' for first in range(0, len(_ASKED), 2))
 )
 _READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
-_KEPT_SNAPSHOTS: Final = 6  # a thousand pods are a megabyte; an older instant is asked for again
+_KEPT_SNAPSHOTS: Final = 3  # a thousand pods are a megabyte; an older instant is asked for again
 _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
 
 
@@ -106,7 +108,7 @@ class Prometheus:
             # A pod that has answered and does not count by a bound: another version's buckets, not a slow pod.
             absent = math.nan if counters.get("latency_count") else 0.0
             by_bound, slow = (
-                tuple(within[pod].get(bound, absent) for bound in bounds)
+                array("d", (within[pod].get(bound, absent) for bound in bounds))
                 for bounds in (_BOUNDS, SLOW_LATENCIES_SECONDS)
             )
             banded = counters.get("confidence_count", 0.0) if "embedding_out_of_band" in counters else 0.0
@@ -118,8 +120,12 @@ class Prometheus:
         """Pod, labels and value of each series; what is no count (NaN, negative, beyond counting) is left out: a pod may claim anything."""
         for series in self._query(query, at):
             labels = series["metric"]
-            release = (labels.get("namespace", ""), labels.get(RELEASE_SERIES_LABEL, ""))
-            pod = (labels.get(REVISION_SERIES_LABEL, ""), labels.get("pod", ""))
+            # Every series and every snapshot repeats these names: each is held once.
+            namespace, name, revision, pod_name = (
+                sys.intern(str(labels.get(label, "")))
+                for label in ("namespace", RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL, "pod")
+            )
+            release, pod = (namespace, name), (revision, pod_name)
             value = _number(series["value"][1])
             if 0 <= value <= _MOST_COUNTED:
                 yield (release, pod), labels, value

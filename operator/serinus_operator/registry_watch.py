@@ -7,7 +7,7 @@ registry poll → views → queue. Says nothing about what a change means; `regi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -63,7 +63,7 @@ class RegistryWatch:
         self._metrics.registry_answered(model[0])
         return view
 
-    async def run(self, changed: Callable[[Key], Awaitable[None]]) -> None:
+    async def run(self, changed: Callable[[Key], None]) -> None:
         """Polls for ever and tells the keys of releases whose model has changed."""
         while True:
             await asyncio.sleep(self._poll_seconds)
@@ -74,7 +74,7 @@ class RegistryWatch:
                 models = [model for model in followers if model[0] == name]
                 for model in await self._changed(registry, models):
                     for key in followers[model]:
-                        await changed(key)
+                        changed(key)
 
     async def _changed(self, registry: Registry, models: list[Model]) -> list[Model]:
         marks: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from typing import Any, Final
 from serinus_operator.rollout.cost import Cost
 from serinus_operator.rollout.model import Status
 
-_FIGURES: Final = timedelta(seconds=10)
+_FIGURES: Final = timedelta(seconds=15)
 _EVIDENCE: Final = timedelta(seconds=30)
 _HELD: Final = timedelta(
     seconds=60

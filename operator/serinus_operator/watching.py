@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from serinus_operator.cache import Cache, Key
@@ -42,7 +42,7 @@ class Watched:
         changed |= self._cache.retain(self._kind, self._namespace, present, self._version)
         return {key for key in changed if key is not None}
 
-    async def follow(self, tell: Callable[[Key], Awaitable[None]]) -> None:
+    async def follow(self, tell: Callable[[Key], None]) -> None:
         """Follows the changes since the list, for ever; lists again where the API server has forgotten them."""
         while True:
             try:
@@ -50,7 +50,7 @@ class Watched:
                     self._version = thing["metadata"]["resourceVersion"]
                     key = self._seen(type_, thing)
                     if key is not None:
-                        await tell(key)
+                        tell(key)
                 await asyncio.sleep(_PAUSE_SECONDS)  # the API server has closed it, as it does every few minutes
             except Expired:
                 await self._list_again(tell)
@@ -58,10 +58,10 @@ class Watched:
                 log.warning("%ss cannot be watched now: %s", self._kind, error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _list_again(self, tell: Callable[[Key], Awaitable[None]]) -> None:
+    async def _list_again(self, tell: Callable[[Key], None]) -> None:
         try:
             for key in await self.list():
-                await tell(key)
+                tell(key)
         except SerinusError as error:
             log.warning("%ss cannot be listed now: %s", self._kind, error)
             await asyncio.sleep(_RETRY_SECONDS)

@@ -200,7 +200,9 @@ def running(folder: Path, releases: int) -> Iterator[tuple[ControlPlane, str, Op
         plane.pki.issue("operator", f"/CN={ACCOUNT}")
         kubeconfig = plane.pki.kubeconfig(folder / "operator.kubeconfig", plane.url, "operator")
         with Metrics(plane).serve() as metrics:
-            environment = operator_environment(kubeconfig, mlflow, metrics.url) | {"PYTHONPATH": _PACKAGES}
+            environment = (
+                operator_environment(kubeconfig, mlflow, metrics.url) | {"PYTHONPATH": _PACKAGES} | _image_settings()
+            )
             operator = Operator(environment, folder / "operator.log", python=str(_image_python()))
             try:
                 yield plane, mlflow, operator
@@ -220,6 +222,12 @@ def _image_python() -> Path:
             environment={"VIRTUAL_ENV": str(folder)}, deadline_seconds=300)  # fmt: skip
         (folder / "complete").touch()
     return python
+
+
+def _image_settings() -> dict[str, str]:
+    """How the image sets its allocator."""
+    settings = (ROOT / "Dockerfile.operator").read_text().split()
+    return dict(each.split("=", 1) for each in settings if each.startswith("MALLOC_"))
 
 
 def _permit(plane: ControlPlane) -> None:

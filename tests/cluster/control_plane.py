@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -109,6 +109,15 @@ class ControlPlane:
             return status, json.loads(raw)
         except ValueError:
             return status, raw.decode(errors="replace")
+
+    def watch(self, path: str, seconds: int) -> Iterator[tuple[str, Any]]:
+        """What is there and every change of it, for so long: (type, object). `path` has a query already. Raises OSError."""
+        with urllib.request.urlopen(
+            f"{self.url}{path}&watch=true&timeoutSeconds={seconds}", context=self._context, timeout=seconds + 15
+        ) as lines:
+            for line in lines:
+                event = json.loads(line)
+                yield event["type"], event["object"]
 
     @cached_property
     def _context(self) -> ssl.SSLContext:

@@ -55,7 +55,7 @@ async def test_only_the_follower_of_a_model_that_changed_is_told(mlflow_server: 
     watch = RegistryWatch({"default": registry}, cache, POLL_SECONDS, Metrics(cache, lambda: datetime.now(UTC)))
     told: list[Key] = []
 
-    async def tell(key: Key) -> None:
+    def tell(key: Key) -> None:
         told.append(key)
 
     async def changed_by(change: Callable[[], object]) -> set[Key]:

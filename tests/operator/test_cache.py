@@ -30,7 +30,7 @@ def names(cache: Cache) -> list[str]:
 
 def test_of_a_pod_only_what_is_read_is_kept() -> None:
     kept = filled(pod("a", 5)).children(KEY).pods[0]
-    assert kept["status"] == {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    assert kept["status"] == {"conditions": [{"type": "Ready", "status": "True"}]}
     assert "spec" not in kept
     assert "managedFields" not in kept["metadata"]
 
@@ -44,6 +44,15 @@ def test_of_a_pods_spec_the_accelerators_are_kept() -> None:
     }
     kept = filled(asking).children(KEY).pods[0]
     assert kept["spec"] == {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+
+
+def test_why_a_pod_does_not_run_is_kept_whole() -> None:
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    waiting = {"restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+    held = pod("a", 5)
+    held["status"] = {"conditions": [unschedulable], "containerStatuses": [waiting | {"image": "x"}]}
+    kept = filled(held).children(KEY).pods[0]
+    assert kept["status"] == {"conditions": [unschedulable], "containerStatuses": [waiting]}
 
 
 def test_what_a_list_lacks_is_gone_unless_it_was_seen_after_the_list() -> None:
@@ -63,12 +72,12 @@ def test_only_what_is_read_wakes_a_release() -> None:
     moved["status"]["podIP"] = "198.18.0.2"
     assert cache.put("Pod", moved) is None
     failed = pod("a", 7)
-    failed["status"]["phase"] = "Failed"
+    failed["status"]["conditions"][0]["status"] = "False"
     assert cache.put("Pod", failed) == KEY
     assert cache.put("Pod", failed) is None
 
 
 def test_an_older_object_changes_nothing() -> None:
     cache = filled(pod("a", 5))
-    cache.put("Pod", pod("a", 4) | {"status": {"phase": "Pending"}})
-    assert cache.children(KEY).pods[0]["status"]["phase"] == "Running"
+    cache.put("Pod", pod("a", 4) | {"status": {}})
+    assert cache.children(KEY).pods[0]["status"]["conditions"]

@@ -53,3 +53,8 @@ def test_pods_log_predictions_where_a_secret_of_their_namespace_says() -> None:
     (variable,) = [each for each in container["env"] if each["name"] == "SERINUS_PREDICTION_LOG"]
     reference = {"name": "serinus-prediction-log", "key": "url", "optional": True}
     assert variable["valueFrom"]["secretKeyRef"] == reference
+
+
+def test_the_verify_job_outlives_the_operators_deadline_so_that_its_pod_still_says_why_it_waits() -> None:
+    job = manifests.verify_job(RELEASE, spec(), REVISION, "2", DEFAULTS)["spec"]
+    assert job["activeDeadlineSeconds"] > spec().strategy.progress_deadline.total_seconds()

@@ -32,7 +32,7 @@ def test_ready_pods_wait_a_little_and_evidence_a_little_longer() -> None:
     judged = patience(
         ROLLING, replace(ROLLING, gates=(replace(GATE, requests=200),), evidence=Evidence("c", NOW, requests=9))
     )
-    assert counted == timedelta(seconds=10)
+    assert counted == timedelta(seconds=15)
     assert judged == timedelta(seconds=30)
 
 

@@ -43,10 +43,10 @@ class Turns:
 async def test_a_burst_of_events_is_answered_at_once_and_then_once_more_after_a_rest() -> None:
     queue = WorkQueue[str](REST)
     async with Turns(queue) as turns:
-        await queue.add("a")
+        queue.add("a")
         await turns.wait(1)
         for _ in range(10):
-            await queue.add("a")
+            queue.add("a")
         await turns.wait(2)
         await asyncio.sleep(3 * REST)
     assert len(turns.had) == 2
@@ -57,6 +57,6 @@ async def test_one_keys_rest_holds_up_no_other() -> None:
     queue = WorkQueue[str](rest_seconds=1000)
     async with Turns(queue) as turns:
         for key in ("a", "b", "c"):
-            await queue.add(key)
+            queue.add(key)
         await turns.wait(3)
     assert sorted(key for key, _ in turns.had) == ["a", "b", "c"]

@@ -8,7 +8,7 @@ A counter that fell was reset and starts at zero too; a pod that has gone since 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
@@ -43,8 +43,8 @@ class Counters:
     banded: float = 0.0
     input_out_of_band: float = 0.0
     embedding_out_of_band: float = 0.0
-    within: tuple[float, ...] = NO_BUCKETS
-    slow: tuple[float, ...] = NO_SLOW
+    within: Sequence[float] = NO_BUCKETS
+    slow: Sequence[float] = NO_SLOW
     tokens: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:

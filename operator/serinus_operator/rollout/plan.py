@@ -221,12 +221,16 @@ def remove_leftovers(draft: Draft) -> None:
 
 
 def serve(draft: Draft) -> None:
-    """Services follow the live revisions. Stable has the shared one alone but for a rollout's time: a former stable is kept out of it."""
+    """Services follow the live revisions; the canary's is stable's too while there is no canary.
+
+    Stable has the shared one alone but for a rollout's time: a former stable is kept out of it.
+    """
     stable, canary = draft.status.stable, draft.status.canary
     alone = stable if canary is None or _leaves_at_once(draft) else None
+    on_trial = canary or stable
     wanted = ApplyServing(
         stable=stable.revision if stable else None,
-        canary=canary.revision if canary else None,
+        canary=on_trial.revision if on_trial else None,
         alone=alone.revision if alone else None,
         route=route(draft),
         spaces=live_spaces(draft),

@@ -99,7 +99,8 @@ def _weight_reached(draft: Draft, percent: int) -> bool:
         if weight.desired == 0:
             registry_moves.started(draft, _canary(draft))
         draft.update(weight=replace(weight, desired=percent))
-        draft.say("WeightSet", f"revision {_canary(draft).revision}: {percent} %")
+        if percent < 100:  # of the last one `Promoted` tells
+            draft.say("WeightSet", f"revision {_canary(draft).revision}: {percent} %")
     if goal_reached(draft):
         return True
     _watch_deadline(draft, "pods do not become ready")

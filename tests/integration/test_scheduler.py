@@ -1,0 +1,180 @@
+"""Room for a canary, by the real scheduler: nodes with 0, 1 and 2 GPUs to spare, taints, quotas. Pods are KWOK's.
+
+All releases roll out at once, so that the patience of 30 s is waited for once. Ready pods are counted at every event of a watch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kwok import GPU, Node, add_nodes, start_kwok
+from tests.integration.conftest import Operator, eventually
+from tests.integration.team import Team
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+_TAINT = {"key": "maintenance", "value": "yes", "effect": "NoSchedule"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A release on a node of its own with `spare` GPUs, and how its second version is to end."""
+
+    name: str
+    replicas: int
+    spare: int
+    ends: str = "Promoted"
+    says: tuple[str, ...] = ()
+    floor: str = "100%"
+    max_surge: int = 1
+    quota: bool = False  # the namespace, not the node, is what is full
+    moves_to: str | None = None  # the second version asks for this pool
+
+
+_FULL = ("InsufficientGPU", "capacityFloor")
+CASES = (
+    *(Case(f"surge-{n}-{spare}", n, spare) for n in (1, 2, 3, 10) for spare in (1, 2)),
+    Case("surge-100-20", 100, 20, max_surge=20),
+    *(Case(f"full-{n}", n, 0, "RolledBack", _FULL) for n in (1, 2, 3, 10, 100)),
+    *(Case(f"swap-{n}", n, 0, floor="50%") for n in (2, 3, 10, 100)),
+    Case("swap-1", 1, 0, "RolledBack", _FULL, floor="50%"),
+    Case("quota-2", 2, 0, "RolledBack", ("QuotaExceeded", "capacityFloor"), quota=True),
+    Case("quota-swap-2", 2, 0, floor="50%", quota=True),
+    Case("taint-2", 2, 2, "RolledBack", ("Unschedulable", "untolerated taint"), moves_to="tainted"),
+)
+NOTHING = Case("none-0", 0, 1)  # no replicas: its rollouts wait until there are some
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nodes(control_plane: ControlPlane) -> Iterator[None]:
+    start_kwok(control_plane)
+    pools = [
+        Node(f"node-{case.name}", case.replicas + case.spare + (9 if case.quota else 0), case.name)
+        for case in (*CASES, NOTHING)
+    ]
+    add_nodes(control_plane, [*pools, Node("node-tainted", 9, "tainted", (_TAINT,))], 60)
+    yield
+    for node in ("tainted", *(case.name for case in (*CASES, NOTHING))):
+        control_plane.call("DELETE", f"/api/v1/nodes/node-{node}")
+    control_plane.processes.stop("kwok")
+
+
+def path(case: Case, name: str = "") -> str:
+    return f"/apis/serinus.dev/v1alpha1/namespaces/{case.name}/modelreleases/{name}".rstrip("/")
+
+
+def create(plane: ControlPlane, case: Case, model: str) -> None:
+    plane.call("POST", "/api/v1/namespaces", {"metadata": {"name": case.name}})
+    if case.quota:
+        limit = {"spec": {"hard": {f"requests.{GPU}": str(case.replicas)}}, "metadata": {"name": "gpus"}}
+        plane.call("POST", f"/api/v1/namespaces/{case.name}/resourcequotas", limit)
+    spec = {
+        "model": {"name": model, "alias": "challenger"},
+        "replicas": case.replicas,
+        "serving": {"resources": {"limits": {GPU: "1"}}, "template": {"spec": {"nodeSelector": {"pool": case.name}}}},
+        "strategy": {
+            "capacityFloor": case.floor,
+            "maxSurge": case.max_surge,
+            "progressDeadline": "60s" if case.moves_to else "3m",
+            "scaleDownDelay": "0s",
+            "bake": "0s",
+            "steps": [{"verify": {}}, {"setWeight": 50}, {"pause": {"duration": "0s"}}],
+        },
+    }
+    body = {"apiVersion": "serinus.dev/v1alpha1", "kind": "ModelRelease", "metadata": {"name": "r"}, "spec": spec}
+    code, answer = plane.call("POST", path(case), body)
+    assert code == 201, answer
+
+
+def status(plane: ControlPlane, case: Case) -> dict[str, Any]:
+    found: dict[str, Any] = plane.call("GET", path(case, "r"))[1].get("status", {})
+    return found
+
+
+class Serving:
+    """The pods that serve, by namespace: Ready and not on their way out. `fewest` since `count_anew`."""
+
+    def __init__(self) -> None:
+        self.pods: defaultdict[str, set[str]] = defaultdict(set)
+        self.fewest: dict[str, int] = {}
+
+    def counts(self) -> dict[str, int]:
+        return {namespace: len(pods) for namespace, pods in list(self.pods.items()) if pods}
+
+    def count_anew(self) -> None:
+        self.fewest = self.counts()
+
+    def see(self, type_: str, pod: dict[str, Any]) -> None:
+        metadata, conditions = pod["metadata"], pod["status"].get("conditions", [])
+        namespace, name = metadata["namespace"], metadata["name"]
+        ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+        if ready and type_ != "DELETED" and not metadata.get("deletionTimestamp"):
+            self.pods[namespace].add(name)
+        else:
+            self.pods[namespace].discard(name)
+        self.fewest[namespace] = min(self.fewest.get(namespace, 0), len(self.pods[namespace]))
+
+
+@contextmanager
+def watched(plane: ControlPlane, seconds: int) -> Iterator[Serving]:
+    serving = Serving()
+
+    def follow() -> None:
+        for type_, pod in plane.watch("/api/v1/pods?labelSelector=serinus.dev/release%3Dr", seconds):
+            serving.see(type_, pod)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    yield serving
+    assert thread.is_alive()
+
+
+def ended(plane: ControlPlane, case: Case, version: str) -> bool:
+    found = status(plane, case)
+    return bool(found.get("history")) and found["history"][0]["version"] == version and not found.get("canary")
+
+
+def test_each_rollout_ends_as_the_room_allows_and_says_why(
+    control_plane: ControlPlane, team: Team, operator: Operator
+) -> None:
+    plane = control_plane
+    team.register()
+    with watched(plane, seconds=400) as serving:
+        for case in (*CASES, NOTHING):
+            create(plane, case, team.model)
+        eventually("all first versions serve", lambda: all(ended(plane, case, "1") for case in CASES), 120)
+        eventually("all pods are ready", lambda: serving.counts() == {case.name: case.replicas for case in CASES})
+        for case in CASES:
+            if case.moves_to is not None:
+                move = {"spec": {"serving": {"template": {"spec": {"nodeSelector": {"pool": case.moves_to}}}}}}
+                plane.call("PATCH", path(case, "r"), move, "application/merge-patch+json")
+        serving.count_anew()
+        team.register()
+        eventually(
+            "all rollouts have ended", lambda: not [case.name for case in CASES if not ended(plane, case, "2")], 180
+        )
+        fewest = dict(serving.fewest)
+    for case in CASES:
+        outcome = status(plane, case)["history"][0]
+        assert outcome["result"] == case.ends, (case, outcome)
+        for word in case.says:
+            assert word in outcome["reason"], (case, outcome)
+        floor = -(-case.replicas * int(case.floor.rstrip("%")) // 100)
+        assert fewest[case.name] >= floor, (case, fewest[case.name])
+    eventually(
+        "everyone has all replicas",
+        lambda: all(status(plane, case)["stable"].get("ready") == case.replicas for case in CASES),
+    )
+    waits = status(plane, NOTHING)
+    assert (waits["canary"]["version"], waits.get("stable"), serving.pods[NOTHING.name]) == ("2", None, set())
+    plane.call("PATCH", path(NOTHING, "r"), {"spec": {"replicas": 1}}, "application/merge-patch+json")
+    eventually("with a replica it goes on", lambda: ended(plane, NOTHING, "2"))
+    for case in (*CASES, NOTHING):
+        plane.call("DELETE", path(case, "r"))
