@@ -86,10 +86,10 @@ class Prometheus:
         async with self._lock:
             found = self._snapshots.pop(at, None)
             if found is None:
+                while len(self._snapshots) >= _KEPT_SNAPSHOTS:
+                    del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
                 found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, at)
             self._snapshots[at] = found
-            while len(self._snapshots) > _KEPT_SNAPSHOTS:
-                del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
             return found
 
     def _read(self, at: datetime) -> Snapshot:

@@ -46,3 +46,10 @@ def test_a_file_without_a_release_is_refused(tmp_path: Path, text: str, said: st
     file.write_text(text)
     done = CliRunner().invoke(cli, ["lint", str(file)])
     assert (done.exit_code, said in done.output) == (1, True)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_gets_a_completion_script_of_the_plugins_own_name(shell: str) -> None:
+    done = CliRunner().invoke(cli, ["completion", shell])
+    assert done.exit_code == 0
+    assert "kubectl-modelrelease" in done.output
