@@ -30,7 +30,7 @@ def names(cache: Cache) -> list[str]:
 
 def test_of_a_pod_only_what_is_read_is_kept() -> None:
     kept = filled(pod("a", 5)).children(KEY).pods[0]
-    assert kept["status"] == {"conditions": [{"type": "Ready", "status": "True"}]}
+    assert kept["status"] == {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     assert "spec" not in kept
     assert "managedFields" not in kept["metadata"]
 
