@@ -35,7 +35,7 @@ _SPEC: Final = {
 }
 _STATUS: Final = {
     "Deployment": ("observedGeneration", "conditions"),
-    "Job": ("startTime", "conditions"),
+    "Job": ("startTime", "active", "conditions"),
     "Pod": ("phase", "startTime", "conditions", "containerStatuses"),
 }
 _CONDITIONS: Final = {

@@ -31,6 +31,7 @@ _WAITING_PROBLEMS: Final = {
 _LOGGED_CHARACTERS: Final = 500
 _INSUFFICIENT: Final = re.compile(r"Insufficient (\S+?)[,.]?(?:\s|$)")
 ACCELERATOR: Final = re.compile(r"gpu|nvidia\.com|amd\.com", re.IGNORECASE)
+_UNSEEN: Final = Problem("PodNotSeen", "the verify Job has a pod, which the watch of pods has not shown as it is now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,8 @@ def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
         return VerifyJob(revision, JobState.RUNNING, problem=_problem([pod]) if pod else _no_pod(job))
     why = str(finished[0].get("message") or finished[0].get("reason") or "")
     ended = _terminated(pod)
+    if ended is None and finished[0].get("reason") != "DeadlineExceeded" and not _over(pod):
+        return VerifyJob(revision, JobState.RUNNING, problem=_UNSEEN)  # two watches: this one is ahead of the pods'
     if ended is None:
         return VerifyJob(revision, JobState.FINISHED, message=f"its pod left no termination message ({why})")
     said = str(ended.get("message", "")).strip()
@@ -214,11 +217,18 @@ def _verify_job(revision: str, job: JSON, pod: JSON | None) -> VerifyJob:
 
 def _no_pod(job: JSON) -> Problem:
     """A Job says nowhere that its pod was refused (a full quota tells its events only); one that was not begun tells nothing yet."""
-    since = _instant((job.get("status") or {}).get("startTime"))
+    status = job.get("status") or {}
+    if status.get("active"):
+        return _UNSEEN
+    since = _instant(status.get("startTime"))
     if since is None:
         return Problem("JobNotStarted", "Kubernetes' Job controller has not begun the verify Job")
     message = "the verify Job has no pod; is a quota of the namespace full?"
     return Problem("QuotaExceeded", message, shortage=True, since=since)
+
+
+def _over(pod: JSON | None) -> bool:
+    return ((pod or {}).get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _terminated(pod: JSON | None) -> JSON | None:

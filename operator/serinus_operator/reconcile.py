@@ -100,6 +100,7 @@ class Reconciler:
         self._known: dict[Key, _Known] = {}
         self._synced: dict[Key, RegistryIntent] = {}
         self._rolling: set[Key] = set()  # decided here, perhaps not yet stored
+        self._confirmed: set[Key] = set()  # read once by name, not only from a list
         self._counts_again_at = _EPOCH
 
     async def reconcile(self, key: Key) -> float | None:
@@ -109,6 +110,7 @@ class Reconciler:
         if release_json is None or release_json["metadata"].get("deletionTimestamp"):
             self._known.pop(key, None)
             self._synced.pop(key, None)
+            self._confirmed.discard(key)
             return None
         now = around.clock()
         release = Release(key[0], key[1], release_json["metadata"]["uid"])
@@ -165,6 +167,8 @@ class Reconciler:
         defaults = Defaults(
             settings.server_image, settings.image_pull_policy, settings.registries[spec.model.registry].tracking_uri
         )
+        if decided.actions:
+            await self._confirm(stored)
         writer = Writer(around.kube, around.cache, around.registries, release, spec, defaults)
         for action in decided.actions:
             log.info("%s: %s", release, action)
@@ -189,6 +193,18 @@ class Reconciler:
             around.metrics.rollout_ended((release.namespace, release.name), event.reason)
         await writer.report(decided.events, around.clock())
         return None
+
+    async def _confirm(self, stored: JSON) -> None:
+        """A list may be old when this process begins: a release is read by name before anything is done for it. Raises Conflict if so."""
+        metadata, around = stored["metadata"], self._around
+        key = (metadata["namespace"], metadata["name"])
+        if key in self._confirmed:
+            return
+        newest = await around.kube.get("ModelRelease", *key)
+        self._confirmed.add(key)
+        if newest["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            around.cache.put_release(newest)
+            raise Conflict(f"ModelRelease {key[0]}/{key[1]} was listed as it had been")
 
     async def _observe(self, spec: Spec, status: Status, release_json: JSON) -> Observed:
         name = release_json["metadata"]["name"]

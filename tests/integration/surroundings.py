@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,8 @@ class Metrics:
 
     def _series(self, pod: dict[str, Any], query: str, at: float) -> dict[str, Any]:
         labels, revision = pod["metadata"]["labels"], pod["metadata"]["labels"]["serinus.dev/revision"]
-        requests = self.requests_per_second * (at - 1.7e9)
+        began = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()
+        requests = self.requests_per_second * max(0.0, at - began)
         value = requests
         if 'code=~"5.."' in query or "ready_at" in query:
             value = 0.0

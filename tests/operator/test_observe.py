@@ -8,7 +8,7 @@ import pytest
 
 from serinus_operator import observe
 from serinus_operator.observe import Children
-from serinus_operator.rollout.model import Problem
+from serinus_operator.rollout.model import JobState, Problem
 
 LABELS = {"serinus.dev/release": "release", "serinus.dev/revision": "r"}
 
@@ -79,6 +79,29 @@ def test_a_verify_run_without_a_report_says_why(said: str, expected: str) -> Non
     assert found.report is None
     assert found.message.startswith("Error, exit code 2: ")
     assert expected in found.message
+
+
+@pytest.mark.parametrize("its_pod", [None, {"phase": "Running"}])
+@pytest.mark.parametrize(
+    "status",
+    [{"conditions": [{"type": "Complete", "status": "True"}]}, {"startTime": "2026-01-01T00:00:00Z", "active": 1}],
+)
+def test_a_job_that_is_ahead_of_what_the_pods_watch_has_shown_is_waited_for(status: Any, its_pod: Any) -> None:
+    job = {"metadata": {"labels": LABELS}, "status": status}
+    pods = () if its_pod is None else (pod(**its_pod),)
+    for each in pods:
+        each["metadata"]["labels"] = LABELS | {"serinus.dev/verify": "release"}
+    found = observe.verify_jobs(Children(jobs=(job,), pods=pods))["r"]
+    assert found.state is JobState.RUNNING
+    assert found.problem is None or not found.problem.shortage
+
+
+def test_a_job_that_ran_out_of_time_leaves_no_pod_to_wait_for() -> None:
+    condition = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "it took too long"}
+    job = {"metadata": {"labels": LABELS}, "status": {"conditions": [condition]}}
+    found = observe.verify_jobs(Children(jobs=(job,)))["r"]
+    assert found.state is JobState.FINISHED
+    assert "it took too long" in found.message
 
 
 def test_a_pod_that_was_asked_to_go_is_no_capacity_though_it_is_still_ready() -> None:
