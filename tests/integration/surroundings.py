@@ -24,14 +24,18 @@ from tests.cluster.control_plane import ControlPlane
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 
 
-def eventually(what: str, check: Callable[[], Any], deadline_seconds: float = 60) -> Any:
-    """Waits until `check` returns something true. Fails with what it last returned."""
+def eventually(
+    what: str, check: Callable[[], Any], deadline_seconds: float = 60, shown: Callable[[], Any] | None = None
+) -> Any:
+    """Waits until `check` returns something true. Fails with what it last returned, or with what is to be `shown` then."""
     ends_at = time.monotonic() + deadline_seconds
     while True:
         found = check()
         if found:
             return found
-        assert time.monotonic() < ends_at, f"{what}: not within {deadline_seconds:.0f} s, last seen: {found!r}"
+        if time.monotonic() > ends_at:
+            seen = found if shown is None else shown()
+            raise AssertionError(f"{what}: not within {deadline_seconds:.0f} s, last seen: {seen!r}")
         time.sleep(0.2)
 
 
