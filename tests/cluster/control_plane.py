@@ -11,6 +11,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -111,13 +112,20 @@ class ControlPlane:
             return status, raw.decode(errors="replace")
 
     def watch(self, path: str, seconds: int) -> Iterator[tuple[str, Any]]:
-        """What is there and every change of it, for so long: (type, object). `path` has a query already. Raises OSError."""
-        with urllib.request.urlopen(
-            f"{self.url}{path}&watch=true&timeoutSeconds={seconds}", context=self._context, timeout=seconds + 15
-        ) as lines:
-            for line in lines:
-                event = json.loads(line)
-                yield event["type"], event["object"]
+        """What is there and every change of it, for so long: (type, object). `path` has a query already. Raises OSError.
+
+        The API server closes the watch of a reader that is slow; it then goes on where it was.
+        """
+        ends_at, since = time.monotonic() + seconds, ""
+        while (left := int(ends_at - time.monotonic())) > 0:
+            url = f"{self.url}{path}&watch=true&timeoutSeconds={left}{since}"
+            with urllib.request.urlopen(url, context=self._context, timeout=left + 15) as lines:
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise OSError(str(event["object"]))
+                    since = f"&resourceVersion={event['object']['metadata']['resourceVersion']}"
+                    yield event["type"], event["object"]
 
     @cached_property
     def _context(self) -> ssl.SSLContext:

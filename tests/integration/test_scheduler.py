@@ -124,16 +124,21 @@ class Serving:
 
 @contextmanager
 def watched(plane: ControlPlane, seconds: int) -> Iterator[Serving]:
-    serving = Serving()
+    serving, over = Serving(), threading.Event()
 
     def follow() -> None:
-        for type_, pod in plane.watch("/api/v1/pods?labelSelector=serinus.dev/release%3Dr", seconds):
-            serving.see(type_, pod)
+        try:
+            for type_, pod in plane.watch("/api/v1/pods?labelSelector=serinus.dev/release%3Dr", seconds):
+                serving.see(type_, pod)
+        except OSError:
+            if not over.is_set():  # afterwards the API server goes away
+                raise
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     yield serving
     assert thread.is_alive()
+    over.set()
 
 
 def missing(serving: Serving) -> dict[str, int]:
