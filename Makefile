@@ -37,7 +37,7 @@ imports:
 fast:
 	$(PYTHON) -m pytest -q -m "not model and not integration and not e2e and not long"
 
-test: setup lint types imports  ## everything; what CI runs
+test: setup lint types imports  ## everything but test-scheduler; what CI runs
 	$(PYTHON) -m tests.cluster build --tests
 	$(PYTHON) -m pytest -m "not alone" --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=25
 

@@ -15,7 +15,7 @@ from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release
 from serinus_operator.registry import says
 from serinus_operator.registry_watch import RegistryWatch
-from serinus_operator.rollout.model import (
+from serinus_operator.rollout.actions import (
     Action,
     ApplyServing,
     CreateDeployment,
@@ -23,10 +23,10 @@ from serinus_operator.rollout.model import (
     DeleteDeployment,
     DeleteVerifyJob,
     Event,
-    RegistryIntent,
     Scale,
     SyncRegistry,
 )
+from serinus_operator.rollout.model import RegistryIntent
 from serinus_operator.spec import Spec
 
 

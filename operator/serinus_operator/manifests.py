@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from serinus_contract import names
-from serinus_operator.rollout.model import ApplyServing, Route, Target
+from serinus_operator.rollout.actions import ApplyServing, Route
+from serinus_operator.rollout.model import Target
 from serinus_operator.spec import Gateway, Spec
 
 JSON: TypeAlias = dict[str, Any]

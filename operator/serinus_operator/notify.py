@@ -14,7 +14,8 @@ import aiohttp
 import prometheus_client
 
 from serinus_operator.manifests import Release
-from serinus_operator.rollout.model import Event, Result
+from serinus_operator.rollout.actions import Event
+from serinus_operator.rollout.model import Result
 
 _TIMEOUT_SECONDS: Final = 10.0
 _ATTEMPTS: Final = 3

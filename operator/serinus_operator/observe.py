@@ -14,7 +14,7 @@ from serinus_contract.verification import MalformedReport, VerifyReport
 from serinus_operator.manifests import VERIFY_LABEL
 from serinus_operator.rollout.capacity import Side
 from serinus_operator.rollout.cost import PodUse
-from serinus_operator.rollout.model import Command, JobState, Problem, VerifyJob, Workload
+from serinus_operator.rollout.observed import Command, JobState, Problem, VerifyJob, Workload
 
 JSON: TypeAlias = Mapping[str, Any]
 

@@ -38,19 +38,9 @@ from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
 from serinus_operator.registry import lost, resolve, says, unresolved
 from serinus_operator.registry_watch import RegistryWatch
-from serinus_operator.rollout.model import (
-    AnalysisResult,
-    Condition,
-    Counted,
-    DeleteDeployment,
-    DeleteVerifyJob,
-    Event,
-    Observed,
-    Phase,
-    Plan,
-    RegistryIntent,
-    Status,
-)
+from serinus_operator.rollout.actions import DeleteDeployment, DeleteVerifyJob, Event, Plan
+from serinus_operator.rollout.model import Condition, Phase, RegistryIntent, Status
+from serinus_operator.rollout.observed import AnalysisResult, Counted, Observed
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
 from serinus_operator.spec import AnalysisSpec, LatencyGate, PromQLGate, Spec, parse_spec

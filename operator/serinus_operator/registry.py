@@ -16,7 +16,8 @@ import aiohttp
 
 from serinus_contract.names import DIGEST_TAG, SPACE_TAG
 from serinus_operator.errors import Forbidden, NotFound, Rejected, SerinusError, Unauthorized, Unavailable
-from serinus_operator.rollout.model import RegistryIntent, Resolution, Resolved, Revision, StepSummary, Unresolved
+from serinus_operator.rollout.model import RegistryIntent, Revision, StepSummary
+from serinus_operator.rollout.observed import Resolution, Resolved, Unresolved
 from serinus_operator.settings import RegistrySettings
 from serinus_operator.spec import Follow, ModelRef, Spec
 

@@ -340,7 +340,7 @@ def _markdown(costs: dict[str, Cost], arguments: argparse.Namespace) -> str:
     for phase, cost in costs.items():
         lines.append(
             f"| {phase} | {cost.requests.total() / releases:.1f} | {cost.writes / releases:.1f} | {cost.cpu_seconds:.1f} "
-            f"| {cost.peak_megabytes:.0f} MB | {cost.seconds:.0f} s |"
+            f"| {cost.peak_megabytes:.1f} MB | {cost.seconds:.0f} s |"
         )
     if "canary" in costs:
         by_request = ", ".join(

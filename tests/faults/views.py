@@ -6,6 +6,7 @@ A `Fault` says what goes wrong, counted in changes of the cluster; the clock mov
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -64,7 +65,7 @@ class _Kube(wire.Kube):
         selector = (query or {}).get("labelSelector", "")
         status, answer = self.cluster.call(method, f"{path}?labelSelector={selector}", body, content_type)
         if status >= 400:
-            raise wire._translate(status, f"{method} {path}", str.encode(f'{{"message": "{answer["message"]}"}}'))
+            raise wire._translate(status, f"{method} {path}", json.dumps(answer).encode())
         return answer
 
 

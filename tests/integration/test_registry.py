@@ -23,7 +23,9 @@ from serinus_contract.names import DIGEST_TAG, SPACE_TAG
 from serinus_operator.errors import NotFound, SerinusError, Unavailable
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.registry import ModelView, Registry, lost, resolve, says, unresolved
-from serinus_operator.rollout.model import RegistryIntent, Resolved, Revision, SyncRegistry, Unresolved
+from serinus_operator.rollout.actions import SyncRegistry
+from serinus_operator.rollout.model import RegistryIntent, Revision
+from serinus_operator.rollout.observed import Resolved, Unresolved
 from serinus_operator.settings import RegistrySettings
 from serinus_operator.spec import Follow, ModelRef
 

@@ -14,20 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.operator.world import World, spec
 
 from serinus_operator.gates.judge import Verdict
+from serinus_operator.rollout.actions import Plan, SyncRegistry
 from serinus_operator.rollout.capacity import floor
 from serinus_operator.rollout.commands import VERBS
 from serinus_operator.rollout.draft import effective_steps
-from serinus_operator.rollout.model import (
-    Command,
-    Phase,
-    Plan,
-    Resolved,
-    Result,
-    Status,
-    StepState,
-    SyncRegistry,
-    Unresolved,
-)
+from serinus_operator.rollout.model import Phase, Result, Status, StepState
+from serinus_operator.rollout.observed import Command, Resolved, Unresolved
 from serinus_operator.rollout.stages import Stage, stage_of
 from serinus_operator.spec import Analysis, OnFailure, Pause, Step
 

@@ -3,7 +3,8 @@
 from tests.operator.world import World, challenged, spec
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout.model import Command, Phase, Resolved, Result
+from serinus_operator.rollout.model import Phase, Result
+from serinus_operator.rollout.observed import Command, Resolved
 
 KEPT = spec(strategy={"scaleDownDelay": "2m", "bake": "4m", "maxSurge": 2})
 

@@ -11,7 +11,7 @@ import pytest
 from tests.operator.world import World, spec
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout.model import Command, Resolved
+from serinus_operator.rollout.observed import Command, Resolved
 from serinus_operator.rollout.stages import Stage, stage_of
 
 pytestmark = pytest.mark.long

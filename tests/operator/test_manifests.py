@@ -8,7 +8,8 @@ from tests.operator.world import spec
 
 from serinus_operator import manifests
 from serinus_operator.manifests import Defaults, Release
-from serinus_operator.rollout.model import Resolved, Target
+from serinus_operator.rollout.model import Target
+from serinus_operator.rollout.observed import Resolved
 from serinus_operator.rollout.revision import target_of
 
 RELEASE = Release("default", "embedder", "uid")

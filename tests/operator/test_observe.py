@@ -8,7 +8,7 @@ import pytest
 
 from serinus_operator import observe
 from serinus_operator.observe import Children
-from serinus_operator.rollout.model import JobState, Problem
+from serinus_operator.rollout.observed import JobState, Problem
 
 LABELS = {"serinus.dev/release": "release", "serinus.dev/revision": "r"}
 

@@ -17,9 +17,10 @@ from tests.operator.promises import Release
 
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import movement, plan, steps
+from serinus_operator.rollout.actions import SyncRegistry
 from serinus_operator.rollout.capacity import Split
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import StepState, SyncRegistry
+from serinus_operator.rollout.model import StepState
 
 QUICK = settings(
     max_examples=40, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),

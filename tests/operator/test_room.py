@@ -6,7 +6,8 @@ import pytest
 from tests.operator.world import World, challenged, spec
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout.model import Policy, Resolved, Result
+from serinus_operator.rollout.model import Policy, Result
+from serinus_operator.rollout.observed import Resolved
 
 POLICIES = ("Auto", "Surge", "Swap")
 

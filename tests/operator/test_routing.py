@@ -12,7 +12,7 @@ from tests.operator.world import World, challenged, spec
 from serinus_operator import manifests
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.manifests import Release
-from serinus_operator.rollout.model import Route, Scale
+from serinus_operator.rollout.actions import Route, Scale
 from serinus_operator.spec import Gateway, Spec
 
 RELEASE = Release("default", "embedder", "uid")

@@ -10,7 +10,9 @@ from tests.operator.world import World, spec
 from serinus_contract.names import space_service
 from serinus_operator import manifests
 from serinus_operator.manifests import Release
-from serinus_operator.rollout.model import ApplyServing, Condition, Phase, Resolved
+from serinus_operator.rollout.actions import ApplyServing
+from serinus_operator.rollout.model import Condition, Phase
+from serinus_operator.rollout.observed import Resolved
 
 RELEASE = Release("team", "embedder", "uid")
 

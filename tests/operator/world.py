@@ -17,26 +17,27 @@ from serinus_contract.verification import Check, VerifyReport
 from serinus_operator.gates.behaviour import Behaviour
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
 from serinus_operator.gates.windows import Counters, Window
-from serinus_operator.rollout.capacity import Side
-from serinus_operator.rollout.model import (
+from serinus_operator.rollout.actions import (
     Action,
-    AnalysisResult,
     ApplyServing,
-    Command,
     CreateDeployment,
     CreateVerifyJob,
     DeleteDeployment,
     DeleteVerifyJob,
+    Plan,
+    Scale,
+    SyncRegistry,
+)
+from serinus_operator.rollout.capacity import Side
+from serinus_operator.rollout.model import RegistryIntent, Status
+from serinus_operator.rollout.observed import (
+    AnalysisResult,
+    Command,
     JobState,
     Observed,
-    Plan,
     Problem,
-    RegistryIntent,
     Resolution,
     Resolved,
-    Scale,
-    Status,
-    SyncRegistry,
     VerifyJob,
     Workload,
 )

@@ -7,7 +7,8 @@ from typing import Final
 
 from serinus_operator.rollout import registry_moves
 from serinus_operator.rollout.draft import Draft, describe, effective_steps
-from serinus_operator.rollout.model import Canary, Command, CommandAnswer, Resolved, Result, StepState, Undone
+from serinus_operator.rollout.model import Canary, CommandAnswer, Result, StepState, Undone
+from serinus_operator.rollout.observed import Command, Resolved
 from serinus_operator.rollout.revision import target_of
 from serinus_operator.rollout.steps import end, fresh_step
 from serinus_operator.spec import Verify

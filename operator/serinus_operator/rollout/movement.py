@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from serinus_operator.rollout import capacity
+from serinus_operator.rollout.actions import CreateDeployment, Route, Scale
 from serinus_operator.rollout.capacity import Side, Split, advance, split
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import Canary, CreateDeployment, Policy, Problem, Revision, Route, Scale, Target
+from serinus_operator.rollout.model import Canary, Policy, Revision, Target
+from serinus_operator.rollout.observed import Problem
 from serinus_operator.rollout.routing import keep_served, routed, wanted_route
 from serinus_operator.spec import Surge
 

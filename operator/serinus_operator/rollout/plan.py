@@ -10,26 +10,12 @@ from datetime import datetime
 
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import registry_moves
+from serinus_operator.rollout.actions import ApplyServing, DeleteDeployment, DeleteVerifyJob, Plan, Scale, SyncRegistry
 from serinus_operator.rollout.commands import answer
 from serinus_operator.rollout.draft import Draft, effective_steps
-from serinus_operator.rollout.model import (
-    AnalysisResult,
-    ApplyServing,
-    Canary,
-    Capacity,
-    DeleteDeployment,
-    DeleteVerifyJob,
-    Observed,
-    Plan,
-    Resolved,
-    Result,
-    Scale,
-    Status,
-    StepState,
-    SyncRegistry,
-    Weight,
-)
+from serinus_operator.rollout.model import Canary, Capacity, Result, Status, StepState, Weight
 from serinus_operator.rollout.movement import evacuate, move, route, stable_serves
+from serinus_operator.rollout.observed import AnalysisResult, Observed, Resolved
 from serinus_operator.rollout.promotion import promote, remember, watch_bake
 from serinus_operator.rollout.revision import steps_hash, target_of
 from serinus_operator.rollout.room import find_room

@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import Final
 
-from serinus_operator.rollout.model import Resolved, Target
+from serinus_operator.rollout.model import Target
+from serinus_operator.rollout.observed import Resolved
 from serinus_operator.spec import Serving, Step
 
 _LENGTH: Final = 10

@@ -5,9 +5,10 @@ With replica routing there is nothing to decide here: the ratio of ready pods is
 
 from __future__ import annotations
 
+from serinus_operator.rollout.actions import Route
 from serinus_operator.rollout.capacity import Side, Split
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import Canary, Revision, Route
+from serinus_operator.rollout.model import Canary, Revision
 from serinus_operator.spec import OnFailure
 
 

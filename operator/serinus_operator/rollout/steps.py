@@ -9,18 +9,11 @@ from typing import assert_never
 from serinus_contract.verification import CONFIDENCE_ODDS_RATIO
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import registry_moves
+from serinus_operator.rollout.actions import CreateVerifyJob, DeleteVerifyJob
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import (
-    Canary,
-    CreateVerifyJob,
-    DeleteVerifyJob,
-    JobState,
-    Problem,
-    Result,
-    StepState,
-    Target,
-)
+from serinus_operator.rollout.model import Canary, Result, StepState, Target
 from serinus_operator.rollout.movement import floor_hint, goal_reached, problem_of, ready_pods
+from serinus_operator.rollout.observed import JobState, Problem
 from serinus_operator.spec import Analysis, InconclusiveAction, Pause, SetWeight, Step, Verify, format_duration
 
 

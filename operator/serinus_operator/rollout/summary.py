@@ -8,8 +8,9 @@ from serinus_contract.names import RELEASE_LABEL
 from serinus_operator.gates.judge import Verdict, overall
 from serinus_operator.rollout.capacity import floor
 from serinus_operator.rollout.draft import Draft, describe, effective_steps
-from serinus_operator.rollout.model import Canary, Condition, Phase, Unresolved
+from serinus_operator.rollout.model import Canary, Condition, Phase
 from serinus_operator.rollout.movement import problem_of
+from serinus_operator.rollout.observed import Unresolved
 from serinus_operator.rollout.spaces import condition, explain, refused
 from serinus_operator.rollout.steps import waits_for_person
 
