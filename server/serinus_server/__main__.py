@@ -108,6 +108,10 @@ def register(path: Path, name: str, alias: str | None, stage: str | None, refere
         raise click.UsageError("--reference makes a profile and --profile-from keeps one: give one of them")
     for chatty in (None, "mlflow"):  # the quantiser tells the root logger of every tensor
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    from serinus_server.brought import refuse_brought
+
+    refuse_brought(path)  # before torch, which takes ten seconds to import
+    click.echo("  loading torch", err=True)
     from serinus_server import register as registration
     from serinus_server.loading import fetch_stored
     from serinus_server.package import Stored

