@@ -30,9 +30,10 @@ from serinus_contract.metrics import (
     READY_AT_SECONDS,
     REQUEST_DURATION_SECONDS,
     REQUESTS_TOTAL,
-    SLOW_LATENCIES_SECONDS,
+    SUMMARISED_LATENCIES_SECONDS,
 )
 from serinus_contract.names import RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL
+from serinus_operator.deadlined import DeadlinedAdapter
 from serinus_operator.errors import Unavailable
 from serinus_operator.gates.windows import Counters, Reading, Sample
 
@@ -43,7 +44,7 @@ _Pod: TypeAlias = tuple[ReleaseKey, tuple[str, str]]  # and revision, pod name
 _LABELS: Final = f"namespace, pod, {RELEASE_SERIES_LABEL}, {REVISION_SERIES_LABEL}"
 _BY: Final = f"by ({_LABELS})"
 _BOUNDS: Final = tuple(bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair)
-_ASKED: Final = (*_BOUNDS, *SLOW_LATENCIES_SECONDS)
+_ASKED: Final = (*_BOUNDS, *SUMMARISED_LATENCIES_SECONDS)
 # The last sample of these minutes, also after a scrape that failed: a pod must not vanish and come back with all that it ever counted.
 _LAST: Final = "last_over_time({}[5m])"
 _COUNTERS: Final = {
@@ -71,12 +72,18 @@ _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by on
 
 
 class Prometheus:
-    """Snapshots of every server's counters at aligned instants, kept for a while: two releases never ask twice."""
+    """Snapshots of every server's counters at aligned instants, kept for a while: two releases never ask twice.
+
+    A snapshot takes at most `timeout_seconds`, all its queries together and however slowly they are answered.
+    """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
+        session = _session()
+        self._seconds, self._adapter = timeout_seconds, DeadlinedAdapter()
         self._connection = PrometheusConnect(
-            url, retry=Retry(total=0), timeout=int(timeout_seconds), session=_session()
+            url, retry=Retry(total=0), timeout=math.ceil(timeout_seconds), session=session
         )
+        session.mount(url, self._adapter)  # in place of the one that the client library has just mounted
         self._snapshots: dict[datetime, Snapshot] = {}
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "prometheus")  # always the same one: each would keep a heap of its own
@@ -88,9 +95,13 @@ class Prometheus:
             if found is None:
                 while len(self._snapshots) >= _KEPT_SNAPSHOTS:
                     del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
-                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, at)
+                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_in_time, at)
             self._snapshots[at] = found
             return found
+
+    def _read_in_time(self, at: datetime) -> Snapshot:
+        with self._adapter.within(self._seconds):
+            return self._read(at)
 
     def _read(self, at: datetime) -> Snapshot:
         values: defaultdict[_Pod, dict[str, float]] = defaultdict(dict)
@@ -107,12 +118,14 @@ class Prometheus:
             release, revision_and_pod = pod
             # A pod that has answered and does not count by a bound: another version's buckets, not a slow pod.
             absent = math.nan if counters.get("latency_count") else 0.0
-            by_bound, slow = (
+            by_bound, summarised = (
                 array("d", (within[pod].get(bound, absent) for bound in bounds))
-                for bounds in (_BOUNDS, SLOW_LATENCIES_SECONDS)
+                for bounds in (_BOUNDS, SUMMARISED_LATENCIES_SECONDS)
             )
             banded = counters.get("confidence_count", 0.0) if "embedding_out_of_band" in counters else 0.0
-            sample = Sample(Counters(**counters, banded=banded, within=by_bound, slow=slow), ready_at.get(pod))
+            sample = Sample(
+                Counters(**counters, banded=banded, within=by_bound, summarised=summarised), ready_at.get(pod)
+            )
             snapshot[release][revision_and_pod] = sample
         return dict(snapshot)
 
@@ -131,8 +144,9 @@ class Prometheus:
                 yield (release, pod), labels, value
 
     def _query(self, query: str, at: datetime) -> list[dict[str, Any]]:
+        parameters = {"time": at.timestamp(), "timeout": f"{self._seconds:g}s"}
         try:
-            answer: list[dict[str, Any]] = self._connection.custom_query(query, params={"time": at.timestamp()})
+            answer: list[dict[str, Any]] = self._connection.custom_query(query, params=parameters)
             if not all("metric" in series and len(series["value"]) == 2 for series in answer):
                 raise ValueError("the answer is no vector")
         except (
@@ -143,7 +157,9 @@ class Prometheus:
             TypeError,
             AttributeError,
         ) as error:
-            raise Unavailable(f"Prometheus: {type(error).__name__}: {str(error)[:200]}") from error
+            said = f"{type(error).__name__}: {str(error)[:200]}"
+            why = f"no whole answer within {self._seconds:g} s" if self._adapter.over else said
+            raise Unavailable(f"Prometheus: {why}") from error
         return answer
 
 

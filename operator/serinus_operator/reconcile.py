@@ -5,31 +5,19 @@ CR event / owned object event / check_at due  â†’  Reconciler.reconcile(key)  â†
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from serinus_operator import observe, status_codec, storing
 from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
-from serinus_operator.gates.behaviour import Behaviour
-from serinus_operator.gates.judge import (
-    Evidence,
-    GateVerdict,
-    Restarts,
-    Verdict,
-    confidence_tolerance,
-    judge,
-    new_alerts,
-    overall,
-    verdicts,
-)
-from serinus_operator.gates.queries import Measurement, fill_in
-from serinus_operator.gates.windows import Window, subtract
+from serinus_operator.gates.judge import new_alerts
+from serinus_operator.gates.windows import subtract
+from serinus_operator.judging import EPOCH, Judging, aligned
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release, served_revisions
 from serinus_operator.metrics import Metrics
@@ -43,7 +31,7 @@ from serinus_operator.rollout.model import Condition, Phase, RegistryIntent, Sta
 from serinus_operator.rollout.observed import AnalysisResult, Counted, Observed
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
-from serinus_operator.spec import AnalysisSpec, LatencyGate, PromQLGate, Spec, parse_spec
+from serinus_operator.spec import Spec, parse_spec
 
 JSON: TypeAlias = dict[str, Any]
 Clock: TypeAlias = Callable[[], datetime]
@@ -51,7 +39,6 @@ Clock: TypeAlias = Callable[[], datetime]
 _LOOK_AGAIN_SECONDS: Final = {True: 5.0, False: 300.0}  # while rolling, at rest; events and check_at come sooner
 _SOON_SECONDS: Final = 0.1
 _COUNTED: Final = timedelta(minutes=5)  # between two counts of requests and tokens, at rest
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +65,7 @@ class _Known:
     stored: JSON
     saved: Status
     status: Status
-    saved_at: datetime = _EPOCH
+    saved_at: datetime = EPOCH
     spec: Spec | None = None
 
 
@@ -87,11 +74,12 @@ class Reconciler:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._judging = Judging(around.prometheus, around.queries, around.settings.scrape_lag)
         self._known: dict[Key, _Known] = {}
         self._synced: dict[Key, RegistryIntent] = {}
         self._rolling: set[Key] = set()  # decided here, perhaps not yet stored
         self._confirmed: set[Key] = set()  # read once by name, not only from a list
-        self._counts_again_at = _EPOCH
+        self._counts_again_at = EPOCH
 
     async def reconcile(self, key: Key) -> float | None:
         """Brings one release a step further. Returns the seconds until it wants another look."""
@@ -115,7 +103,7 @@ class Reconciler:
             await self._store_status(release_json, _stalled(status, "InvalidSpec", str(error), release_json, now))
             return None
         observed = await self._observe(spec, status, release_json)
-        analysis, next_window = await self._analyse(spec, status, observed, release, now)
+        analysis, next_window = await self._judging.look(spec.analysis, status, observed, release, now)
         observed = replace(observed, counted=await self._count(status, analysis, key, now))
         decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
         alerting = new_alerts(status.gates, decided.status.gates)
@@ -225,49 +213,10 @@ class Reconciler:
             price=self._around.settings.price,
         )
 
-    async def _analyse(
-        self, spec: Spec, status: Status, observed: Observed, release: Release, now: datetime
-    ) -> tuple[AnalysisResult, datetime | None]:
-        """Adds the window that has ended since the last one, if any. Returns the verdicts and when the next window can be read."""
-        judged, analysis = _judged(status, now), spec.analysis
-        if judged is None:
-            return AnalysisResult(), None
-        canary, stable = judged
-        latest = _aligned(now - self._around.settings.scrape_lag, analysis.interval)
-        evidence = status.evidence
-        if evidence is None or evidence.canary_revision != canary:
-            if observed.workload(canary).side.ready == 0:
-                return AnalysisResult(), None
-            measured = None if status.canary is None else status.canary.confidence_odds_ratio
-            evidence = Evidence(canary, latest, confidence_tolerance=confidence_tolerance(measured))
-        error, achieved, behaviour = "", status.weight.achieved if evidence.requests else None, status.behaviour
-        if latest > evidence.window_end:
-            try:
-                key = (release.namespace, release.name)
-                at_start = (await self._around.prometheus.snapshot(evidence.window_end)).get(key, {})
-                at_end = (await self._around.prometheus.snapshot(latest)).get(key, {})
-                window = subtract(evidence.window_end, at_start, latest, at_end, _warm_up(analysis))
-                measurements = await self._measure(analysis, release, canary, stable, latest)
-                evidence = judge(analysis, evidence, window, stable, measurements)
-                if behaviour is None or behaviour.revision != canary:
-                    behaviour = Behaviour(canary, window.start, window.end)
-                behaviour = behaviour.add(window, stable)
-                achieved = _share(window, canary, stable, achieved)
-            except Unavailable as unavailable:
-                error = str(unavailable)
-        restarts = Restarts(observed.workload(canary).restarts, observed.workload(stable).restarts)
-        gates = verdicts(analysis, evidence, restarts)
-        if error:
-            gates = tuple(_without_data(gate, error) for gate in gates)
-        next_window = max(
-            evidence.window_end + analysis.interval + self._around.settings.scrape_lag, now + timedelta(seconds=1)
-        )
-        return AnalysisResult(overall(gates), gates, evidence, achieved, behaviour), next_window
-
     async def _count(self, status: Status, analysis: AnalysisResult, key: Key, now: datetime) -> Counted | None:
         """Requests and tokens since they were last counted: with each judged window, else every 5 minutes, at instants that all share."""
         since = status.cost.counted_until
-        latest = _aligned(now - self._around.settings.scrape_lag, _COUNTED)
+        latest = aligned(now - self._around.settings.scrape_lag, _COUNTED)
         if analysis.evidence is not None:
             latest = max(latest, analysis.evidence.window_end)
         if (since is not None and latest <= since) or now < self._counts_again_at:
@@ -275,7 +224,7 @@ class Reconciler:
         snapshot = self._around.prometheus.snapshot
         try:
             before = {} if since is None else (await snapshot(since)).get(key, {})
-            window = subtract(since or _EPOCH, before, latest, (await snapshot(latest)).get(key, {}))
+            window = subtract(since or EPOCH, before, latest, (await snapshot(latest)).get(key, {}))
         except Unavailable:
             self._counts_again_at = now + _COUNTED  # for all: a Prometheus that hangs is not asked for each of them
             return None
@@ -286,16 +235,6 @@ class Reconciler:
             requests, tokens = counts.get(version, (0.0, 0.0))
             counts[version] = requests + counted.requests, tokens + counted.tokens
         return Counted(latest, counts)
-
-    async def _measure(
-        self, analysis: AnalysisSpec, release: Release, canary: str, stable: str, at: datetime
-    ) -> dict[str, Measurement]:
-        """What the queries of the release's own gates say, by gate."""
-        asked = {gate.name: gate.rule.query for gate in analysis.gates if isinstance(gate.rule, PromQLGate)}
-        names = {"namespace": release.namespace, "release": release.name, "canary": canary, "stable": stable}
-        measure = self._around.queries.measure
-        said = [measure(fill_in(query, **names), release.namespace, at) for query in asked.values()]
-        return dict(zip(asked, await asyncio.gather(*said), strict=True))
 
     async def _store_status(self, stored: JSON, status: Status) -> None:
         encoded, metadata = status_codec.encode(status), stored["metadata"]
@@ -317,41 +256,6 @@ def _versions(status: Status) -> dict[str, str]:
     """The model version of each revision that the status knows."""
     known = (*status.history, status.former, status.stable, status.canary)
     return {each.revision: each.version for each in known if each is not None}
-
-
-def _judged(status: Status, now: datetime) -> tuple[str, str] | None:
-    """The revision that is judged and the one that it is compared with: canary and stable, or while baking stable and the former."""
-    canary, stable, former = status.canary, status.stable, status.former
-    if stable is not None and canary is not None and canary.ending is None:
-        return canary.revision, stable.revision
-    if stable is not None and canary is None and former is not None and now < former.bake_until:
-        return stable.revision, former.revision
-    return None
-
-
-def _share(window: Window, canary: str, stable: str, before: int | None) -> int | None:
-    """The canary's percentage of the window's requests; what it was before, where there were none."""
-    ours, theirs = window.of(canary).requests, window.of(stable).requests
-    return round(100 * ours / (ours + theirs)) if ours + theirs > 0 else before
-
-
-def _aligned(at: datetime, interval: timedelta) -> datetime:
-    """The last multiple of `interval` since the epoch: all releases with the same interval share their instants."""
-    return at - (at - _EPOCH) % interval
-
-
-def _warm_up(analysis: AnalysisSpec) -> timedelta:
-    """How long a pod's requests are not compared: the longest that a gate asks for."""
-    return max(
-        (gate.rule.warm_up for gate in analysis.gates if isinstance(gate.rule, LatencyGate)), default=timedelta()
-    )
-
-
-def _without_data(gate: GateVerdict, error: str) -> GateVerdict:
-    """A failure stands; anything else cannot be told while data is missing."""
-    return (
-        gate if gate.verdict is Verdict.FAIL else replace(gate, verdict=Verdict.ERROR, message=f"{gate.name}: {error}")
-    )
 
 
 def _stalled(status: Status, reason: str, message: str, release_json: JSON, now: datetime) -> Status:

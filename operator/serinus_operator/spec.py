@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -23,6 +23,7 @@ _UNITS: Final = {
 }
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+")
 _GATE_KINDS: Final = ("latency", "confidence", "errorRate", "drift", "restarts", "promQL")
+MOST_COMPARED_LATENCIES: Final = 4  # gates; the CRD says so too
 _DURATION_PART: Final = re.compile(r"([0-9]+)(ms|s|m|h)")
 
 
@@ -313,7 +314,7 @@ def _parse(data: Mapping[str, Any]) -> Spec:
             min_requests=int(analysis["minRequests"]),
             inconclusive_after=parse_duration(analysis["inconclusive"]["after"], "spec.analysis.inconclusive.after"),
             inconclusive_action=InconclusiveAction(analysis["inconclusive"]["action"]),
-            gates=tuple(_gate(gate, f"spec.analysis.gates[{index}]") for index, gate in enumerate(analysis["gates"])),
+            gates=_gates(analysis["gates"]),
         ),
         on_canary=_moves(registry.get("onCanary", {})),
         on_promote=_moves(registry.get("onPromote", {})),
@@ -359,6 +360,15 @@ def _step(data: Mapping[str, Any], field: str) -> Step:
             return Analysis(parse_duration(analysis["duration"], f"{field}.analysis.duration"))
         case _:
             raise InvalidSpec(field, "exactly one of verify, setWeight, pause, analysis is needed")
+
+
+def _gates(given: Sequence[Mapping[str, Any]]) -> tuple[Gate, ...]:
+    gates = tuple(_gate(gate, f"spec.analysis.gates[{index}]") for index, gate in enumerate(given))
+    compared = sum(isinstance(gate.rule, LatencyGate) and gate.rule.compare for gate in gates)
+    if compared > MOST_COMPARED_LATENCIES:
+        most = f"at most {MOST_COMPARED_LATENCIES} latency gates may compare, {compared} do"
+        raise InvalidSpec("spec.analysis.gates", f"{most}: the evidence of more does not fit into 16 KB of status")
+    return gates
 
 
 def _gate(data: Mapping[str, Any], field: str) -> Gate:

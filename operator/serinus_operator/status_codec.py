@@ -1,7 +1,7 @@
 """The status as JSON and back: camelCase, instants as RFC 3339, fields at their defaults left out. Unknown fields are ignored.
 
 A status that this operator cannot read (written by a newer one, say) is an error, never an empty status: forgetting what is stable
-would roll it out again.
+would roll it out again. Only the evidence of a gate begins anew where it cannot be read, and the gate says so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from serinus_operator.errors import InvalidSpec
+from serinus_operator.gates import packing
+from serinus_operator.gates.judge import UNREADABLE, GateEvidence
+from serinus_operator.gates.limits import Tally
+from serinus_operator.gates.versus import TableEvidence
 from serinus_operator.rollout.cost import Cost
 from serinus_operator.rollout.model import Status
 
@@ -68,8 +72,21 @@ def _converter() -> Converter:
     def structure(cls: type[Any]) -> Callable[[Any, Any], Any]:
         return make_dict_structure_fn(cls, converter, **overrides(cls))
 
+    def gate(data: Mapping[str, Any], cls: type[GateEvidence]) -> GateEvidence:
+        try:
+            found: GateEvidence = as_written(data, cls)
+        except (BaseValidationError, ValueError, TypeError, KeyError, AttributeError):
+            return GateEvidence(str(data["name"]), UNREADABLE)
+        return found
+
     converter.register_unstructure_hook_factory(dataclasses.is_dataclass, unstructure)
     converter.register_structure_hook_factory(dataclasses.is_dataclass, structure)
+    converter.register_unstructure_hook(TableEvidence, packing.pack_table)
+    converter.register_structure_hook(TableEvidence, lambda stored, _: packing.unpack_table(stored))
+    converter.register_unstructure_hook(Tally, packing.pack_tally)
+    converter.register_structure_hook(Tally, lambda stored, _: packing.unpack_tally(stored))
+    as_written = structure(GateEvidence)
+    converter.register_structure_hook(GateEvidence, gate)
     return converter
 
 

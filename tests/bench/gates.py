@@ -28,6 +28,7 @@ from tests.bench.report import write_section
 from tests.bench.rules_in_use import RULES, History
 from tests.bench.traffic_model import MEDIAN_SECONDS, WINDOW, Canary, Fleet, Noise, faster, identical
 
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_operator.gates.tables import Floats
 from serinus_operator.spec import AnalysisSpec, ConfidenceGate, ErrorRateGate, Gate, InconclusiveAction, LatencyGate
 
@@ -40,13 +41,14 @@ GATES = (
 ANALYSIS = AnalysisSpec(WINDOW, ALPHA, 200, timedelta(minutes=30), InconclusiveAction.PAUSE, GATES)
 OURS = "Serinus, all default gates"
 ADOPTED = "time: canary > 1.1·b, stable > b; eight bounds"
+_OBJECTIVE = next(pair for pair, (bound, _) in enumerate(COMPARED_LATENCIES_SECONDS) if bound == 0.120)
 # Ways to compare latencies; each is one gate with all of α.
 LATENCY_CONSTRUCTIONS = {
     ADOPTED: Rule(slower_in_time, 1.0),
-    "time, b = 120 ms alone": Rule(lambda counts: _only(slower_in_time(counts), 5), 1.0),
+    "time, b = 120 ms alone": Rule(lambda counts: _only(slower_in_time(counts), _OBJECTIVE), 1.0),
     "odds × 1.25 at b; eight bounds": Rule(slower_at_bound, 1.25),
     "odds × 2 at b; eight bounds": Rule(slower_at_bound, 2.0),
-    "odds × 1.25, b = 120 ms alone": Rule(lambda counts: _only(slower_at_bound(counts), 5), 1.25),
+    "odds × 1.25, b = 120 ms alone": Rule(lambda counts: _only(slower_at_bound(counts), _OBJECTIVE), 1.25),
 }
 _CHUNK = 125  # releases simulated together: their arrays stay in the cache
 

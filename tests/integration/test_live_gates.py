@@ -11,10 +11,12 @@ import contextlib
 import json
 import random
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from tests.server.conftest import Served, package, start, stop
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
+from serinus_contract.metrics import REQUESTS_TOTAL
+from serinus_contract.names import RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict, judge, overall, verdicts
 from serinus_operator.gates.queries import Said
 from serinus_operator.gates.windows import Reading, subtract
@@ -50,8 +54,8 @@ from serinus_server.package import read_manifest, read_reference, sha256
 pytestmark = [pytest.mark.integration, pytest.mark.model]
 
 RELEASE = ("default", "embedder")
-GOOD, SPANS, LOOKS = 5, 4, 15
-INTERVAL, SCRAPE_LAG = timedelta(seconds=2), timedelta(seconds=2)
+GOOD, SPANS, LOOKS = 5, 4, 12
+INTERVAL, SCRAPE_LAG = timedelta(seconds=1), timedelta(seconds=1)
 REQUESTS_PER_SECOND, SENDERS = 5.0, 2  # to each server
 WIRE_SECONDS = 0.4
 GATES = (
@@ -156,11 +160,11 @@ def prometheus_url(servers: dict[str, Served], tmp_path_factory: pytest.TempPath
 
 @contextlib.contextmanager
 def running_prometheus(folder: Path, targets: list[dict[str, Any]]) -> Iterator[str]:
-    """Scrapes these targets every second."""
+    """Scrapes these targets twice a second."""
     port, configuration = free_port(), folder / "prometheus.json"
     jobs = [{"job_name": "serinus", "static_configs": targets}]
     configuration.write_text(
-        json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})
+        json.dumps({"global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"}, "scrape_configs": jobs})
     )
     command = [
         str(binaries.prometheus()), f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'data'}",
@@ -265,7 +269,7 @@ class Trial:
 
 async def watch(prometheus: Prometheus, good: frozenset[str], bad: Sequence[str]) -> tuple[list[Trial], list[Trial]]:
     """Looks at each window a scrape after its end. Good canaries are tried anew in every span, bad ones from the first to the last look."""
-    end = datetime.fromtimestamp(int(time.time()) // 2 * 2, UTC) - SCRAPE_LAG
+    end = datetime.fromtimestamp(int(time.time()), UTC) - SCRAPE_LAG
     before = (await prometheus.snapshot(end))[RELEASE]
     identical: list[Trial] = []
     worse = [Trial(each, good, Evidence("canary", end)) for each in bad]
@@ -322,11 +326,41 @@ QUERIES = {
 }
 
 
-async def test_a_real_prometheus_answers_users_queries_with_named_measurements(tmp_path: Path) -> None:
-    absent = [{"targets": [f"127.0.0.1:{port}"]} for port in (9, 10)]
-    with running_prometheus(tmp_path, absent) as url:
-        asked = {"query": "count(up)"}
-        eventually("two targets were tried", lambda: '"2"' in httpx.get(f"{url}/api/v1/query", params=asked).text)
+CLAIMS = f"""
+{REQUESTS_TOTAL}{{namespace="victim",{RELEASE_SERIES_LABEL}="theirs",{REVISION_SERIES_LABEL}="c",pod="pod-c",code="500"}} 9000
+{REQUESTS_TOTAL}{{code="200"}} 5
+"""
+
+
+@contextlib.contextmanager
+def liar() -> Iterator[str]:
+    """Serves metrics of a pod that speaks for another namespace's canary. Yields its host."""
+
+    class Metrics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(CLAIMS.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metrics) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+async def test_a_real_prometheus_names_its_answers_and_believes_its_targets_labels_alone(tmp_path: Path) -> None:
+    labels = {"namespace": RELEASE[0], "pod": "p", RELEASE_SERIES_LABEL: RELEASE[1], REVISION_SERIES_LABEL: "r"}
+    absent = {"targets": ["127.0.0.1:9"]}
+    with liar() as host, running_prometheus(tmp_path, [absent, {"targets": [host], "labels": labels}]) as url:
+        asked = {"query": f"count(up) + count({REQUESTS_TOTAL})"}
+        eventually("both targets were tried", lambda: '"4"' in httpx.get(f"{url}/api/v1/query", params=asked).text)
+        snapshot = await Prometheus(url, 10).snapshot(datetime.now(UTC))
+        assert list(snapshot) == [RELEASE]
+        assert {key: sample.counters.requests for key, sample in snapshot[RELEASE].items()} == {("r", "p"): 9005}
         for query, (said, problem) in QUERIES.items():
             measured = await Queries(url).measure(query, RELEASE[0], datetime.now(UTC))
             assert measured.said is said, (query, measured)

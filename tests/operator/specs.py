@@ -99,6 +99,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "gate without a rule": (gate(), "exactly one of latency, confidence, errorRate"),
     "gate with two rules": (gate(latency={"maxMean": "1s"}, errorRate={"max": "0.1"}), "exactly one of latency"),
+    "more latency gates than fit": (
+        with_spec(analysis={"gates": [{"name": f"g{index}", "latency": {}} for index in range(5)]}),
+        "at most 4 latency gates in spec.analysis.gates may compare",
+    ),
     "latency that judges nothing": (
         gate(latency={"compare": False}),
         "latency in spec.analysis.gates needs compare or maxMean",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.operator.world import START, World, challenged, spec
 
-from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS, SLOW_LATENCIES_SECONDS
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS, SUMMARISED_LATENCIES_SECONDS
 from serinus_operator import status_codec
 from serinus_operator.gates.behaviour import Behaviour, Tally
 from serinus_operator.gates.judge import Verdict
@@ -23,14 +23,14 @@ BOUNDS = [bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair]
 
 def counted(seconds: np.ndarray) -> Counters:
     within = tuple(float((seconds <= bound).sum()) for bound in BOUNDS)
-    slow = tuple(float((seconds <= bound).sum()) for bound in SLOW_LATENCIES_SECONDS)
-    return Counters(len(seconds), 3, float(seconds.sum()), len(seconds), within=within, slow=slow)
+    summarised = tuple(float((seconds <= bound).sum()) for bound in SUMMARISED_LATENCIES_SECONDS)
+    return Counters(len(seconds), 3, float(seconds.sum()), len(seconds), within=within, summarised=summarised)
 
 
 def test_quantiles_are_those_of_prometheus_within_a_bucket() -> None:
     seconds = np.random.default_rng(1).lognormal(-3.5, 0.9, 5000)
     tally = Tally().add(counted(seconds[:2000])).add(counted(seconds[2000:]))
-    edges = [0.0, *sorted([*BOUNDS, *SLOW_LATENCIES_SECONDS])]
+    edges = [0.0, *sorted([*BOUNDS, *SUMMARISED_LATENCIES_SECONDS])]
     for share in (0.5, 0.95, 0.99):
         exact = float(np.quantile(seconds, share))
         bucket = np.searchsorted(edges, exact)
@@ -40,8 +40,10 @@ def test_quantiles_are_those_of_prometheus_within_a_bucket() -> None:
 
 
 def test_slower_than_every_bound_is_the_highest_bound_and_a_bound_that_a_pod_lacks_is_left_out() -> None:
-    assert Tally().add(counted(np.full(10, 99.0))).quantile(0.5) == max(SLOW_LATENCIES_SECONDS)
-    foreign = Counters(10, 0, 1.0, 10, within=(math.nan,) * len(BOUNDS), slow=(math.nan,) * len(SLOW_LATENCIES_SECONDS))
+    assert Tally().add(counted(np.full(10, 99.0))).quantile(0.5) == max(SUMMARISED_LATENCIES_SECONDS)
+    foreign = Counters(
+        10, 0, 1.0, 10, within=(math.nan,) * len(BOUNDS), summarised=(math.nan,) * len(SUMMARISED_LATENCIES_SECONDS)
+    )
     figures = Tally().add(foreign).figures()
     assert "latency_p99_ms" not in figures
     assert figures["latency_mean_ms"] == 100

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import mpmath
@@ -24,6 +25,7 @@ from serinus_operator.gates.queries import Measurement, Said
 from serinus_operator.gates.tables import Corners, Table, Tables, mid_ranks
 from serinus_operator.gates.windows import Counters, Sample, Window, subtract
 from serinus_operator.spec import (
+    MOST_COMPARED_LATENCIES,
     AnalysisSpec,
     ConfidenceGate,
     DriftGate,
@@ -268,13 +270,133 @@ def test_a_good_canary_passes_only_when_a_difference_would_have_shown() -> None:
     assert seen.index(Verdict.PASS) <= 30
 
 
-def test_the_evidence_of_a_release_stays_small() -> None:
+def test_the_evidence_of_as_many_gates_as_a_spec_may_have_stays_small() -> None:
+    """The longest names, four gates that compare latencies, the rest of whichever kind takes the most."""
     from serinus_operator.rollout.model import Status
-    from serinus_operator.status_codec import encode
+    from serinus_operator.status_codec import decode, encode
 
-    spec, rng = analysis(*DEFAULT), np.random.default_rng(2)
-    evidence = judge(spec, Evidence("c", START), window(1, side(rng, 50, errors=0.1), side(rng, 450, errors=0.05)), "s")
-    assert len(json.dumps(encode(Status(evidence=evidence))["evidence"])) < 16_384
+    rng = np.random.default_rng(2)
+    counts = [(side(rng, 500_000, errors=0.1), side(rng, 4_500_000, errors=0.05)) for _ in range(2)]
+    largest = 0
+    for rule in (ErrorRateGate(0.3), ConfidenceGate(0.5), DriftGate(), PromQLGate("q", None, 0.5)):
+        rules = [LatencyGate(timedelta(seconds=0.1))] * MOST_COMPARED_LATENCIES + [rule] * (
+            20 - MOST_COMPARED_LATENCIES
+        )
+        spec = analysis(*(Gate(f"{index:063}", each, dry_run=False) for index, each in enumerate(rules)))
+        said = {gate.name: Measurement(Said.UNREADABLE, problem="x" * 330) for gate in spec.gates}
+        evidence = Evidence("c" * 40, START, confidence_tolerance=2.3)
+        for index, (ours, theirs) in enumerate(counts, start=1):
+            evidence = judge(spec, evidence, window(index, ours, theirs), "s", said)
+        stored = json.dumps(encode(Status(evidence=evidence)))
+        assert decode(json.loads(stored)).evidence == evidence
+        largest = max(largest, len(stored))
+    assert 12_000 < largest < 16_384
+
+
+def test_more_latency_gates_than_fit_are_refused_by_name() -> None:
+    from tests.operator.world import defaulted
+
+    from serinus_operator.errors import InvalidSpec
+    from serinus_operator.spec import parse_spec
+
+    gates = [{"name": f"g{index}", "latency": {}} for index in range(MOST_COMPARED_LATENCIES + 1)]
+    one_limits = [*gates[1:], {"name": "limits", "latency": {"compare": False, "maxMean": "1s"}}]
+    base = {"model": {"name": "m", "alias": "challenger"}, "replicas": 4}
+    assert len(parse_spec(defaulted({**base, "analysis": {"gates": one_limits}})).analysis.gates) == 5
+    with pytest.raises(InvalidSpec, match=r"spec\.analysis\.gates.*at most 4 latency gates may compare, 5 do"):
+        parse_spec(defaulted({**base, "analysis": {"gates": gates}}))
+
+
+def latency_windows(count: int, *, seed: int = 3) -> list[Window]:
+    rng = np.random.default_rng(seed)
+    return [
+        window(index, side(rng, 50, errors=0, slower=1.25), side(rng, 450, errors=0)) for index in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize("written", ["by other bounds", "without bounds", "by more bounds"])
+def test_evidence_by_other_bounds_goes_on_with_its_wealth(written: str) -> None:
+    """As another operator version has written it. Continued, it is the wealth of one supermartingale: nothing is bet twice."""
+    from serinus_operator.rollout.model import Status
+    from serinus_operator.status_codec import decode, encode
+
+    spec = analysis(DEFAULT[1])
+    known = run(spec, latency_windows(8))
+    gate = known.gates[0]
+    assert gate.versus is not None
+    changed = {
+        "by other bounds": replace(gate.versus, bounds="5 10 20 50 100 120 200 500"),
+        "without bounds": replace(gate.versus, bounds=""),
+        "by more bounds": replace(gate.versus, tables=gate.versus.tables * 2, bounds="more"),
+    }[written]
+    stored = decode(encode(Status(evidence=replace(known, gates=(replace(gate, versus=changed),))))).evidence
+    assert stored is not None
+    nothing = window(9, Counters(), Counters())
+    carried = judge(spec, stored, nothing, "s").gates[0]
+    assert carried.versus is not None
+    assert carried.versus.log_evidence() == pytest.approx(changed.log_evidence(), abs=1e-12)
+    assert not carried.versus.compared
+    later = judge(spec, stored, latency_windows(9)[-1], "s")
+    assert later.gates[0].versus is not None
+    fresh = judge(spec, Evidence("c", START), latency_windows(9)[-1], "s").gates[0].versus
+    assert fresh is not None
+    gained = later.gates[0].versus.log_evidence() - changed.log_evidence()
+    assert gained == pytest.approx(fresh.log_evidence(), abs=1e-12)
+    message = verdicts(spec, later)[0].message
+    assert "goes on with the evidence of another operator version" in message
+
+
+def test_identical_canaries_whose_bounds_change_on_the_way_are_rarely_failed() -> None:
+    """Each second window is by other bounds: the worst that upgrades could do, on 50 releases looked at 30 times."""
+    spec, failed = analysis(DEFAULT[1]), 0
+    for seed in range(50):
+        rng, evidence = np.random.default_rng(seed), Evidence("c", START)
+        for index in range(1, 31):
+            evidence = judge(spec, evidence, window(index, side(rng, 50, errors=0), side(rng, 450, errors=0)), "s")
+            if verdicts(spec, evidence)[0].verdict is Verdict.FAIL:
+                failed += 1
+                break
+            versus = evidence.gates[0].versus
+            assert versus is not None
+            if index % 2:
+                gates = (replace(evidence.gates[0], versus=replace(versus, bounds="other")),)
+                evidence = replace(evidence, gates=gates)
+    assert failed <= 2
+
+
+def test_evidence_that_cannot_be_read_begins_anew_and_says_so() -> None:
+    from serinus_operator.rollout.model import Status
+    from serinus_operator.status_codec import decode, encode
+
+    spec = analysis(DEFAULT[0], DEFAULT[1])
+    drawn = latency_windows(2)
+    stored = encode(Status(evidence=run(spec, drawn[:1])))
+    stored["evidence"]["gates"][1]["versus"]["tables"][0] = "AAAA"
+    evidence = decode(stored).evidence
+    assert evidence is not None
+    kept, begun = judge(spec, evidence, drawn[1], "s").gates
+    assert (kept, kept.note) == (run(spec, drawn).gates[0], "")
+    assert begun.versus == run(spec, drawn[1:]).gates[0 + 1].versus
+    assert "its evidence began anew" in verdicts(spec, judge(spec, evidence, drawn[1], "s"))[1].message
+
+
+def run(spec: AnalysisSpec, windows: list[Window]) -> Evidence:
+    evidence = Evidence("c", START)
+    for each in windows:
+        evidence = judge(spec, evidence, each, "s")
+    return evidence
+
+
+def test_a_canary_that_takes_a_second_more_is_failed_where_stable_takes_one() -> None:
+    """The slowest pair of bounds: 0.9 s against 1.2 s."""
+    spec, rng = analysis(DEFAULT[1]), np.random.default_rng(5)
+    scale = 0.9 / MEDIAN_SECONDS
+
+    def drawn(index: int) -> Window:
+        stable = side(rng, 450, errors=0, slower=scale)
+        return window(index, side(rng, 50, errors=0, slower=4 / 3 * scale), stable)
+
+    assert verdicts(spec, run(spec, [drawn(index) for index in range(1, 61)]))[0].verdict is Verdict.FAIL
 
 
 def test_pods_that_lastingly_differ_are_tolerated() -> None:

@@ -2,87 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from tests.operator.stand_in import AT, RELEASE, StandIn, counted, error, of, one, read, vector
 
-from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_operator.errors import Unavailable
 from serinus_operator.gates.judge import Evidence, Verdict, judge, overall, verdicts
 from serinus_operator.gates.queries import Measurement, Said, fill_in
-from serinus_operator.gates.windows import Reading, Window, subtract
+from serinus_operator.gates.windows import Window, subtract
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
 from serinus_operator.spec import AnalysisSpec, Gate, InconclusiveAction, LatencyGate, PromQLGate
-
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-RELEASE = ("default", "embedder")
-
-
-class StandIn:
-    """Answers `/api/v1/query` with what `answer` makes of the parameters: a status and a body. `asked` are the parameters so far."""
-
-    def __init__(self) -> None:
-        self.answer: Callable[[dict[str, str]], tuple[int, str]] = lambda _: (200, vector())
-        self.seconds = 0.0
-        self.asked: list[dict[str, str]] = []
-        stand_in = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
-                stand_in.asked.append(asked)
-                time.sleep(stand_in.seconds)
-                status, body = stand_in.answer(asked)
-                self.send_response(status)
-                self.send_header("content-length", str(len(body.encode())))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def handle(self) -> None:
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the operator did not wait
-                    super().handle()
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    source = StandIn()
-    thread = threading.Thread(target=source.server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield source
-    source.server.shutdown()
-    source.server.server_close()
-
-
-def vector(*series: dict[str, Any], **more: Any) -> str:
-    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": list(series)}, **more})
-
-
-def one(value: str, **labels: str) -> dict[str, Any]:
-    return {"metric": labels, "value": [AT.timestamp(), value]}
-
-
-def of(kind: str, result: Any) -> str:
-    return json.dumps({"status": "success", "data": {"resultType": kind, "result": result}})
-
-
-def error(kind: str, text: str) -> str:
-    return json.dumps({"status": "error", "errorType": kind, "error": text})
-
 
 ANSWERS: dict[str, tuple[int, str, Said, str]] = {
     "a number": (200, vector(one("0.5")), Said.NUMBER, ""),
@@ -209,35 +142,6 @@ def test_names_are_filled_in() -> None:
 # --- the gates' own counters ------------------------------------------------------------------------------------------------------
 
 
-def counted(query: str, *, bounds: bool = True, **pods: dict[str, float]) -> str:
-    """Answers one of the snapshot's queries for these pods: revision → counter → value."""
-    counters = {
-        'code=~"5..': "errors", "requests_total": "requests", "duration_seconds_sum": "seconds", "duration_seconds_count": "answered",
-        "confidence_sum": "confidence", "confidence_count": "texts", "low_confidence": "low", "input_out": "inputs",
-        "embedding_out": "embeddings", "ready_at": "ready", "_bucket": "buckets",
-        "input_tokens_sum": "tokens",
-    }  # fmt: skip
-    name = next(counter for part, counter in counters.items() if part in query)
-    series = []
-    for revision, values in pods.items():
-        labels = {
-            "namespace": RELEASE[0], "pod": f"pod-{revision}", "serinus_dev_release": RELEASE[1], "serinus_dev_revision": revision,
-        }  # fmt: skip
-        if name == "buckets" and values.get("own_buckets"):
-            series += [one(str(values["answered"]), **labels, le=le) for le in ("0.3", "3", "+Inf")]
-        elif name == "buckets" and "answered" in values:
-            limits = [str(limit) for pair in COMPARED_LATENCIES_SECONDS for limit in pair] + ["+Inf"]
-            series += [one(str(values["answered"]), **labels, le=le) for le in limits]
-        elif name in values:
-            series.append(one(str(values[name]), **labels))
-    return vector(*series)
-
-
-async def read(stand_in: StandIn, at: datetime, **pods: dict[str, float]) -> Reading:
-    stand_in.answer = lambda asked: (200, counted(asked["query"], **pods))
-    return (await Prometheus(stand_in.url, 5).snapshot(at)).get(RELEASE, {})
-
-
 BAD_ANSWERS = {
     "503": (503, "unavailable"),
     "an error": (422, error("timeout", "query timed out in expression evaluation")),
@@ -255,12 +159,24 @@ async def test_counters_that_are_not_whole_are_unavailable(stand_in: StandIn, ca
         await Prometheus(stand_in.url, 5).snapshot(AT)
 
 
-async def test_slow_or_absent_counters_are_unavailable_in_time(stand_in: StandIn) -> None:
-    stand_in.seconds = 3.0
-    began = time.monotonic()
-    with pytest.raises(Unavailable):
-        await Prometheus(stand_in.url, 1).snapshot(AT)
-    assert time.monotonic() - began < 2.5
+@pytest.mark.parametrize("slow", ["30 s", "each query", "head", "body"])
+async def test_the_whole_snapshot_has_one_deadline_however_slowly_it_is_answered(stand_in: StandIn, slow: str) -> None:
+    """Each byte, and each query, comes well within the time that all of them have together."""
+    whole = counted("serinus_requests_total", c={"requests": 5.0})
+    stand_in.answer = lambda _: (200, whole)
+    stand_in.seconds = {"30 s": 30.0, "each query": 0.2}.get(slow, 0.0)
+    stand_in.trickles = slow if slow in ("head", "body") else ""
+    prometheus, began = Prometheus(stand_in.url, 0.5), time.monotonic()
+    with pytest.raises(Unavailable, match=r"no whole answer within 0\.5 s"):
+        await prometheus.snapshot(AT)
+    assert time.monotonic() - began < 1.0
+    stand_in.answer = lambda asked: (200, counted(asked["query"], c={"requests": 5.0}))
+    stand_in.seconds, stand_in.trickles = 0.0, ""
+    again = await prometheus.snapshot(AT)
+    assert again[RELEASE]["c", "pod-c"].counters.requests == 5
+
+
+async def test_absent_counters_are_unavailable() -> None:
     with pytest.raises(Unavailable):
         await Prometheus("http://127.0.0.1:9", 1).snapshot(AT)
 

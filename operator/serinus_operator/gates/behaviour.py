@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS, SLOW_LATENCIES_SECONDS
-from serinus_operator.gates.windows import NO_BUCKETS, NO_SLOW, Counters, Window
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS, SUMMARISED_LATENCIES_SECONDS
+from serinus_operator.gates.windows import NO_BUCKETS, NO_SUMMARISED, Counters, Window
 
-_BOUNDS: Final = (*(bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair), *SLOW_LATENCIES_SECONDS)
+_BOUNDS: Final = (*(bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair), *SUMMARISED_LATENCIES_SECONDS)
 _QUANTILES: Final = (0.5, 0.95, 0.99)
 
 
@@ -26,11 +26,11 @@ class Tally:
 
     def add(self, counted: Counters) -> Tally:
         """The tally with a window more. A bound that a pod did not count by is known no more."""
-        counts = self.counts + replace(counted, within=NO_BUCKETS, slow=NO_SLOW)
+        counts = self.counts + replace(counted, within=NO_BUCKETS, summarised=NO_SUMMARISED)
         if not counted.latency_count:
             return Tally(counts, self.within)
         fresh = not self.counts.latency_count
-        counted_by = zip(_BOUNDS, (*counted.within, *counted.slow), strict=True)
+        counted_by = zip(_BOUNDS, (*counted.within, *counted.summarised), strict=True)
         known = {str(bound): value for bound, value in counted_by if value == value}
         within = {
             bound: value + self.within.get(bound, 0.0)

@@ -43,6 +43,11 @@ class Comparison:
     power: LogWealth = (0.0,) * len(_RANK_BETS)
 
 
+def starting_at(log_wealth: float) -> Comparison:
+    """A comparison that goes on with wealth gathered elsewhere, the same in each bet."""
+    return Comparison(ranks=(log_wealth,) * len(_RANK_BETS), ratios=(log_wealth,) * len(_RATIO_MULTIPLES))
+
+
 @dataclass(frozen=True, slots=True)
 class Gains:
     """What T tables add to log wealth per bet, and what they would be expected to add to the ranks' had the odds doubled; (T, 5) each."""

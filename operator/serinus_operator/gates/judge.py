@@ -28,7 +28,7 @@ from serinus_operator.gates.limits import (
     observe_inputs,
 )
 from serinus_operator.gates.queries import Measurement, Record, Said, within_bounds
-from serinus_operator.gates.versus import Versus, add_window
+from serinus_operator.gates.versus import Versus, add_window, bounds_of, harmless_rate
 from serinus_operator.gates.windows import Window
 from serinus_operator.spec import (
     AnalysisSpec,
@@ -45,6 +45,9 @@ from serinus_operator.spec import (
 _LARGEST_SHOWN: Final = 60.0  # log of evidence, so that what is shown stays a number
 _LIGHT, _HEAVY = 1.0, 2.0
 _MOST_TOLERATED: Final = 10.0  # as the CRD's schema allows a person to say
+_OTHER_BOUNDS: Final = "goes on with the evidence of another operator version, which compared by other bounds"
+_STARTED_ANEW: Final = "its evidence began anew: the gate was edited, or another operator version wrote what was there"
+UNREADABLE: Final = "unreadable"  # stands for the rule that evidence was gathered for, where it cannot be read
 _NOT_ASKED: Final[Mapping[str, Measurement]] = MappingProxyType({})
 
 
@@ -62,7 +65,7 @@ class Verdict(StrEnum):
 class GateEvidence:
     """Evidence of one gate. `rule` says what it was gathered for: a gate that was edited starts again.
 
-    `inputs` are both versions' texts, for drift; `record` is what the user's own query said.
+    `inputs` are both versions' texts, for drift; `record` is what the user's own query said; `note` says when it is not whole.
     """
 
     name: str
@@ -72,6 +75,7 @@ class GateEvidence:
     versus: Versus | None = None
     inputs: Tally | None = None
     record: Record | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def judge(
     gates = []
     for gate in analysis.gates:
         identity = _identity(gate.rule)
-        before = known.get((gate.name, identity), GateEvidence(gate.name, identity))
+        before = known.get((gate.name, identity)) or _begun(gate.name, identity, evidence)
         match gate.rule:
             case RestartsGate():
                 continue
@@ -161,6 +165,8 @@ def confidence_tolerance(measured: float | None) -> float | None:
 
 def _add_counts(rule: CountedRule, before: GateEvidence, window: Window, canary: str, stable: str) -> GateEvidence:
     ours, theirs = window.of(canary), window.of(stable)
+    if before.versus is not None and before.versus.bounds != bounds_of(rule):
+        before = replace(before, note=_OTHER_BOUNDS)
     return replace(
         before,
         canary=observe(rule, before.canary, ours),
@@ -239,6 +245,7 @@ class _Court:
         if versus is not None:
             log_versus = versus.log_evidence()
             parts.append(_shown("comparison", log_versus, log_versus_needed))
+        parts += [evidence.note] if evidence.note else []
         verdict, conclusion = self._conclude(gate, rule, evidence, log_limit, log_versus)
         by_limit = log_limit - self.log_limit_needed >= log_versus - log_versus_needed
         log_shown, log_needed = (log_limit, self.log_limit_needed) if by_limit else (log_versus, log_versus_needed)
@@ -283,7 +290,8 @@ class _Court:
                 Verdict.INCONCLUSIVE,
                 "nothing to compare: a side has no warm requests, or the versions count by other bounds",
             )
-        if evidence.versus is not None and not evidence.versus.could_have_seen(self.log_versus_needed(gate.name)):
+        needed = self.log_versus_needed(gate.name)
+        if evidence.versus is not None and not evidence.versus.could_have_seen(needed, harmless_rate(rule)):
             return Verdict.INCONCLUSIVE, "a difference would not have shown yet"
         return Verdict.PASS, "pass"
 
@@ -341,6 +349,12 @@ def _conclude_query(rule: PromQLGate, record: Record) -> tuple[Verdict, str]:
             return Verdict.ERROR, "no answer that can be judged"
         case _:
             assert_never(record.last.said)
+
+
+def _begun(name: str, identity: str, evidence: Evidence) -> GateEvidence:
+    """A gate without evidence. Had there been some that does not count any more, it says so."""
+    lost = any(gate.name == name for gate in evidence.gates)
+    return GateEvidence(name, identity, note=_STARTED_ANEW if lost else "")
 
 
 def _known(evidence: Evidence) -> dict[tuple[str, str], GateEvidence]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 import numpy as np
 
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
-from serinus_operator.gates.betting import NO_RATE_EVIDENCE, LogWealth, bet_on_low_rate, log_evidence
-from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerances
+from serinus_operator.gates.betting import NO_RATE_EVIDENCE, bet_on_low_rate, log_evidence
+from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerances, starting_at
 from serinus_operator.gates.tables import Table
 from serinus_operator.gates.windows import Counters, Window
 from serinus_operator.spec import ConfidenceGate, CountedRule, DriftGate, ErrorRateGate, LatencyGate
@@ -29,56 +29,84 @@ _MOST_REQUESTS: Final = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class TableEvidence:
-    """Evidence from one kind of table: is the canary worse; has it hardly any bad request; has stable hardly any good one."""
+    """Evidence from one kind of table: is the canary worse. What was counted tells whether there is anything to compare."""
 
     comparison: Comparison = field(default_factory=Comparison)
-    canary_hardly_bad: LogWealth = NO_RATE_EVIDENCE
-    stable_hardly_good: LogWealth = NO_RATE_EVIDENCE
+    canary_bad: float = 0.0
+    canary_total: float = 0.0
+    stable_good: float = 0.0
+    stable_total: float = 0.0
 
-    def add(self, table: Table, tolerance: float, harmless: float) -> TableEvidence:
+    def add(self, table: Table, tolerance: float) -> TableEvidence:
         """The evidence with one more window's table."""
-        good = table.stable_total - table.stable_bad
         return TableEvidence(
             compare(self.comparison, table, tolerance),
-            bet_on_low_rate(self.canary_hardly_bad, table.canary_bad, table.canary_total, harmless),
-            bet_on_low_rate(self.stable_hardly_good, good, table.stable_total, _HARMLESS_RATE),
+            self.canary_bad + table.canary_bad,
+            self.canary_total + table.canary_total,
+            self.stable_good + table.stable_total - table.stable_bad,
+            self.stable_total + table.stable_total,
         )
 
-    def has_nothing_to_see(self, log_needed: float) -> bool:
+    def has_nothing_to_see(self, log_needed: float, harmless: float) -> bool:
         """Shown that there is too little to compare: hardly any bad request in the canary, or hardly any good one in stable."""
-        return max(log_evidence(self.canary_hardly_bad), log_evidence(self.stable_hardly_good)) >= log_needed
+        hardly_bad = bet_on_low_rate(NO_RATE_EVIDENCE, self.canary_bad, self.canary_total, harmless)
+        hardly_good = bet_on_low_rate(NO_RATE_EVIDENCE, self.stable_good, self.stable_total, _HARMLESS_RATE)
+        return max(log_evidence(hardly_bad), log_evidence(hardly_good)) >= log_needed
 
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """One gate's comparison: evidence for each kind of table that it makes of a window."""
+    """One gate's comparison: evidence for each kind of table that it makes of a window.
+
+    `bounds` names the bounds by which latencies were compared: another operator version may compare by others.
+    """
 
     tables: tuple[TableEvidence, ...]
+    bounds: str = ""
 
     @property
     def compared(self) -> bool:
         """Has any window had requests of both sides, by a bound that both count by?"""
-        return any(table != TableEvidence() for table in self.tables)
+        return any(table.canary_total and table.stable_total for table in self.tables)
 
     def log_evidence(self) -> float:
         """log of the mean wealth over the tables."""
         return log_evidence([log_worse(table.comparison) for table in self.tables])
 
-    def could_have_seen(self, log_needed: float) -> bool:
+    def could_have_seen(self, log_needed: float, harmless: float) -> bool:
         """Would doubled odds have shown by now in one table, or has every table nothing to see? Passing takes power, not only patience."""
         powerful = any(log_power(table.comparison) >= log_needed for table in self.tables)
-        return powerful or all(table.has_nothing_to_see(log_needed) for table in self.tables)
+        return powerful or all(table.has_nothing_to_see(log_needed, harmless) for table in self.tables)
+
+    def carried_to(self, bounds: str, tables: int) -> Versus:
+        """The same wealth, to be bet on tables by other bounds. It stays a supermartingale, so that nothing is lost of the guarantee.
+
+        What the old tables would have shown by now, and what they counted, is not known of the new ones.
+        """
+        carried = TableEvidence(starting_at(self.log_evidence()))
+        return Versus((carried,) * tables, bounds)
 
 
 def add_window(rule: CountedRule, before: Versus | None, window: Window, canary: str, stable: str) -> Versus:
     """The evidence with one more window. A side without a request in the window leaves it as it was."""
-    tables = _tables(rule, window, canary, stable)
-    before = before or Versus((TableEvidence(),) * len(tables))
+    tables, bounds = _tables(rule, window, canary, stable), bounds_of(rule)
+    before = before or Versus((TableEvidence(),) * len(tables), bounds)
+    if before.bounds != bounds or len(before.tables) != len(tables):
+        before = before.carried_to(bounds, len(tables))
     if all(table.canary_total == 0 or table.stable_total == 0 for table in tables):
         return before
-    tolerances, harmless = _tolerances(rule, window.pods.get(stable, ())), harmless_rate(rule)
+    tolerances = _tolerances(rule, window.pods.get(stable, ()))
     added = zip(before.tables, tables, tolerances, strict=True)
-    return Versus(tuple(evidence.add(table, tolerance, harmless) for evidence, table, tolerance in added))
+    return replace(before, tables=tuple(evidence.add(table, tolerance) for evidence, table, tolerance in added))
+
+
+def bounds_of(rule: CountedRule) -> str:
+    """By which bounds the gate makes its tables, in milliseconds; empty for one that compares no latencies."""
+    return (
+        " ".join(f"{1000 * bound:g}" for bound, _ in COMPARED_LATENCIES_SECONDS)
+        if isinstance(rule, LatencyGate)
+        else ""
+    )
 
 
 def harmless_rate(rule: CountedRule) -> float:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
-from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS, SLOW_LATENCIES_SECONDS
+from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS, SUMMARISED_LATENCIES_SECONDS
 
 Revision: TypeAlias = str
 Pod: TypeAlias = str
 Combine: TypeAlias = Callable[[float, float], float]
 
 NO_BUCKETS: Final = (0.0,) * (2 * len(COMPARED_LATENCIES_SECONDS))
-NO_SLOW: Final = (0.0,) * len(SLOW_LATENCIES_SECONDS)
+NO_SUMMARISED: Final = (0.0,) * len(SUMMARISED_LATENCIES_SECONDS)
 _NO_WARM_UP: Final = timedelta()
 
 
@@ -29,8 +29,8 @@ class Counters:
     """Cumulative counters of one pod, or their differences over a window. Seconds for sums of time.
 
     `within` counts the requests that took at most b, then at most 1.1·b, for each of COMPARED_LATENCIES_SECONDS; NaN for a bound that a
-    pod does not count by; `slow` likewise for SLOW_LATENCIES_SECONDS, by which nothing is judged. `banded` are the texts whose model has a
-    reference band to be outside of.
+    pod does not count by; `summarised` likewise for SUMMARISED_LATENCIES_SECONDS, by which nothing is judged. `banded` are the texts whose
+    model has a reference band to be outside of.
     """
 
     requests: float = 0.0
@@ -44,7 +44,7 @@ class Counters:
     input_out_of_band: float = 0.0
     embedding_out_of_band: float = 0.0
     within: Sequence[float] = NO_BUCKETS
-    slow: Sequence[float] = NO_SLOW
+    summarised: Sequence[float] = NO_SUMMARISED
     tokens: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
@@ -67,7 +67,7 @@ class Counters:
             combine(self.input_out_of_band, other.input_out_of_band),
             combine(self.embedding_out_of_band, other.embedding_out_of_band),
             tuple(combine(one, another) for one, another in zip(self.within, other.within, strict=True)),
-            tuple(combine(one, another) for one, another in zip(self.slow, other.slow, strict=True)),
+            tuple(combine(one, another) for one, another in zip(self.summarised, other.summarised, strict=True)),
             combine(self.tokens, other.tokens),
         )
 
