@@ -9,6 +9,12 @@ REQUESTS_TOTAL: Final = "serinus_requests_total"  # counter; labels route, code 
 FORWARDED_TOTAL: Final = (
     "serinus_forwarded_total"  # counter; label code; requests answered by the pods of the space that they pin
 )
+PINNED_TOTAL: Final = (
+    "serinus_pinned_total"  # counter of requests that pin this server's own space, passed on ones among them
+)
+MIRRORED_TOTAL: Final = (
+    "serinus_mirrored_total"  # counter; label outcome (sent, failed, dropped); copies for a canary of another space
+)
 REQUEST_DURATION_SECONDS: Final = "serinus_request_duration_seconds"  # histogram; label route; 2xx answers only
 CONFIDENCE: Final = (
     "serinus_confidence"  # histogram in [0, 1], one observation per text; absent without a reference profile

@@ -47,8 +47,16 @@ MODEL_VERSION_HEADER: Final = "x-model-version"
 SPACE_HEADER: Final = "x-embedding-space"
 DOCUMENT_IDS_HEADER: Final = "x-document-ids"  # comma-separated, one for each text; goes into the prediction log
 HOP_HEADER: Final = "x-serinus-hop"  # on a request that one server passed to another: the space it came from
+MIRROR_HEADER: Final = (
+    "x-serinus-mirror"  # on a copy of a request that was answered already: the space that answered it
+)
 
 
 def space_service(release: str, space: str) -> str:
     """The Service over the pods of one vector space. With a release name of 40 characters and 16 hex digits it has 63."""
     return f"{release}-space-{space}"
+
+
+def mirror_services(release: str) -> tuple[str, str]:
+    """The headless Services over the pods that mirror requests and over those that get the copies, in a trial that keeps spaces apart."""
+    return f"{release}-mirror-from", f"{release}-mirror-to"

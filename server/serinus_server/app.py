@@ -21,6 +21,7 @@ from serinus_server.edge import Edge, EdgeState
 from serinus_server.encoders.choice import Choice
 from serinus_server.errors import ServerError
 from serinus_server.loading import Model
+from serinus_server.mirroring import Mirror, by_dns, is_local
 from serinus_server.observing import Observer
 from serinus_server.package import Reference
 from serinus_server.pinning import Neighbours, in_cluster
@@ -65,6 +66,14 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
                 await probe(_PROBES, settings.request_seconds)
 
     neighbours = Neighbours(settings.release, space, in_cluster(settings.namespace))
+    mirror = Mirror(
+        settings.release,
+        space,
+        by_dns(settings.namespace),
+        is_local(settings.host),
+        telemetry,
+        settings.mirror_per_second,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,8 +82,10 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
             await probe(first, _WARM_UP_SECONDS)
         telemetry.ready_at.set_to_current_time()
         probing = asyncio.create_task(probe_regularly())
+        mirror.start()
         yield
         probing.cancel()
+        await mirror.stop()
         await batcher.stop()
         for observer in observers:
             await observer.close()
@@ -86,7 +97,7 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
     limits = Limits(settings, encoder.dim, model.manifest.max_tokens, encoder.vocabulary)
     routes = Routes(model, batcher, limits, telemetry, neighbours, reference.profile, observers)
     headers = {MODEL_VERSION_HEADER: model.version, SPACE_HEADER: space}
-    return Edge(app, routes.hot(), settings, telemetry, state, headers)
+    return Edge(app, routes.hot(), settings, telemetry, state, headers, mirror)
 
 
 def _add_health(app: FastAPI, model: Model, batcher: Batcher, state: EdgeState) -> None:

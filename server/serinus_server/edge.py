@@ -32,6 +32,7 @@ from serinus_server.errors import (
     TooLarge,
     Unauthorized,
 )
+from serinus_server.mirroring import Mirror
 from serinus_server.settings import Settings
 from serinus_server.telemetry import Telemetry
 
@@ -103,8 +104,9 @@ class Edge:
 
     def __init__(
         self, app: ASGIApp, hot: Mapping[str, HotRoute], settings: Settings, telemetry: Telemetry, state: EdgeState,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str], mirror: Mirror | None = None,
     ) -> None:  # fmt: skip
+        self._mirror = mirror
         self._app, self._hot, self._settings, self._telemetry, self._state = app, hot, settings, telemetry, state
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._tokens = [key.get_secret_value().encode() for key in settings.api_keys]
@@ -163,9 +165,9 @@ class Edge:
             try:
                 if self._tokens and not self._is_known(call.headers):
                     raise Unauthorized(_UNKNOWN)
-                body = await self._body(call.headers, receive)
+                call = replace(call, body=await self._body(call.headers, receive))
                 timer = asyncio.get_running_loop().call_later(_WATCHED_AFTER_SECONDS, begin_watching)
-                reply = await route.answer(replace(call, body=body))
+                reply = await route.answer(call)
                 status = reply.status
             except ServerError as error:
                 status, reply = _refusal(route, error)
@@ -192,6 +194,8 @@ class Edge:
             self._telemetry.forwarded.labels(str(status)).inc()
         else:
             self._telemetry.answered(route.name, status, seconds)
+            if self._mirror is not None:
+                self._mirror.offer(call.path, call.body, call.headers, status)
         if status == 200 and reply.after is not None:
             reply.after(seconds)
 

@@ -34,6 +34,7 @@ class Prediction:
     vector: Vectors
     text: str | None
     document_id: str = ""  # the client's own name for the text
+    mirrored: bool = False  # of a copy: no client has got this answer
 
 
 class Observer(Protocol):

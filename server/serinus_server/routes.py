@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from serinus_contract.names import DOCUMENT_IDS_HEADER, SPACE_HEADER
+from serinus_contract.names import DOCUMENT_IDS_HEADER, MIRROR_HEADER, SPACE_HEADER
 from serinus_server.batching import Batcher, Encoded
 from serinus_server.edge import Call, HotRoute, Reply, deadline_seconds
 from serinus_server.loading import Model
@@ -29,6 +29,7 @@ from serinus_server.schemas import (
 from serinus_server.telemetry import Telemetry
 
 _SPACE: Final = SPACE_HEADER.encode()
+_MIRRORED: Final = MIRROR_HEADER.encode()
 _DOCUMENT_IDS: Final = DOCUMENT_IDS_HEADER.encode()
 
 
@@ -56,8 +57,10 @@ class Routes:
     ) -> Any:
         async def answer(call: Call) -> Reply:
             pinned = call.headers.get(_SPACE)
-            if pinned is not None and pinned != self._space.encode():
-                return await self._forwarded(call)
+            if pinned is not None:
+                if pinned != self._space.encode():
+                    return await self._forwarded(call)
+                self._telemetry.pinned()
             seconds = deadline_seconds(call.headers, self._limits.settings.request_seconds)
             asked = parse(call.body, self._limits)
             encoded = await self._batcher.encode(asked.texts, asked.token_lists, seconds=seconds)
@@ -119,12 +122,12 @@ class Routes:
 
         def after(seconds: float) -> None:
             texts: Sequence[str | None] = asked.texts or [None] * len(encoded.tokens)
-            ids = _document_ids(call, len(texts))
+            ids, mirrored = _document_ids(call, len(texts)), _MIRRORED in call.headers
             tell(self._observers, [
                 Prediction(
                     call.request_id, index, self._space, encoded.tokens[index], len(text or ""), seconds,
                     None if encoded.confidence is None else float(encoded.confidence[index]), encoded.vectors[index], text,
-                    ids[index],
+                    ids[index], mirrored,
                 )
                 for index, text in enumerate(texts)
             ])  # fmt: skip

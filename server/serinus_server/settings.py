@@ -109,6 +109,10 @@ class Settings(BaseSettings):
         default=None, alias="SERINUS_TLS_CERTIFICATE", description="PEM file; turns TLS on"
     )
     tls_key: Path | None = Field(default=None, alias="SERINUS_TLS_KEY", description="PEM file of the certificate's key")
+    mirror_per_second: float = Field(
+        default=50.0, gt=0, alias="SERINUS_MIRROR_PER_SECOND",
+        description="copies of requests sent to a canary of another space at most (onSpaceChange: Pinned)",
+    )  # fmt: skip
     connection_age_seconds: float = Field(default=60.0, gt=0, alias="SERINUS_CONNECTION_AGE_SECONDS")
 
     @model_validator(mode="after")

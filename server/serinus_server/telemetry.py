@@ -24,6 +24,10 @@ class Telemetry:
         )  # fmt: skip
         name = contract.FORWARDED_TOTAL.removesuffix("_total")
         self.forwarded = Counter(name, "Requests passed to the space that they pin", ["code"], registry=self.registry)
+        name = contract.PINNED_TOTAL.removesuffix("_total")
+        self._pinned = Counter(name, "Requests that pin the space served here", registry=self.registry)
+        name = contract.MIRRORED_TOTAL.removesuffix("_total")
+        self._mirrored = Counter(name, "Copies for a canary of another space", ["outcome"], registry=self.registry)
         self.confidence = Histogram(
             contract.CONFIDENCE,
             "Nearness to the reference profile, a text",
@@ -74,6 +78,14 @@ class Telemetry:
         counter.inc()
         if status < 300:
             self._durations[route].observe(seconds)
+
+    def pinned(self) -> None:
+        """One request pins the space that is served here."""
+        self._pinned.inc()
+
+    def mirrored(self, outcome: str) -> None:
+        """One copy of a request was `sent`, has `failed`, or was `dropped` without being sent."""
+        self._mirrored.labels(outcome).inc()
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -78,7 +78,9 @@ class Recorder:
         self._run_task: asyncio.Task[None] | None = None
 
     def observe(self, predictions: Sequence[Prediction]) -> None:
-        """Takes the texts of one request, or drops and counts them. Microseconds."""
+        """Takes the texts of one request, or drops and counts them. Microseconds. What no client got is not logged."""
+        if predictions and predictions[0].mirrored:
+            return
         now = round(self._clock(), 3)
         for prediction in predictions:
             self._taken += 1
