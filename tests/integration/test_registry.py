@@ -16,7 +16,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias, TypeVar
 
 import pytest
-from tests.integration.surroundings import serve_mlflow
 from tests.operator.world import World
 
 from serinus_contract.names import DIGEST_TAG, SPACE_TAG
@@ -35,10 +34,9 @@ _T = TypeVar("_T")
 REF = ModelRef("m", "default", Follow.ALIAS, "challenger")
 
 
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_mlflow(tmp_path_factory.mktemp("registry")) as url:
-        yield url
+@pytest.fixture
+def mlflow(mlflow_server: str) -> str:
+    return mlflow_server
 
 
 def call(url: str, ask: Callable[[Registry], Coroutine[Any, Any, _T]], seconds: float = 15) -> _T:

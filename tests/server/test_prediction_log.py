@@ -433,6 +433,37 @@ def test_a_served_prediction_is_in_the_log_with_its_request_id(packaged: Path, t
 
 
 @pytest.mark.model
+@pytest.mark.integration
+async def test_clickhouse_that_hangs_fails_no_prediction_and_every_row_is_written_dropped_or_waiting(
+    packaged: Path, tmp_path: Path, clickhouse: Server
+) -> None:
+    clickhouse.seconds = 20.0
+    sink = f"clickhouse://serinus:secret@127.0.0.1:{clickhouse.server_port}/default"
+    room = {"SERINUS_PREDICTION_LOG_QUEUE_ROWS": "100", "SERINUS_DRAIN_SECONDS": "0"}
+    served = start(packaged, tmp_path / "server.log", SERINUS_PREDICTION_LOG=sink, **room)
+    served.wait_ready()
+
+    def rows() -> dict[str, float]:
+        lines = httpx.get(f"{served.url}/metrics", timeout=10).text.splitlines()
+        shown = (line.removeprefix("serinus_prediction_log_").split() for line in lines if not line.startswith("#"))
+        return {
+            each[0]: float(each[1]) for each in shown if each[0] in ("written_total", "dropped_total", "queue_rows")
+        }
+
+    async with httpx.AsyncClient(timeout=30) as client:
+        asking = (client.post(f"{served.url}/predict", json={"inputs": f"text {number}"}) for number in range(300))
+        answers = await asyncio.gather(*asking)
+    assert {answer.status_code for answer in answers} == {200}
+    assert rows() == {"written_total": 0, "dropped_total": 200, "queue_rows": 100}
+    clickhouse.seconds = 0.0
+    ends_at = time.monotonic() + 60  # each statement starts a chDB here
+    while rows() != {"written_total": 100, "dropped_total": 200, "queue_rows": 0}:
+        assert time.monotonic() < ends_at, rows()
+        await asyncio.sleep(0.2)
+    assert stop(served) == 0, served.log.read_text()
+
+
+@pytest.mark.model
 def test_a_log_that_cannot_be_meant_stops_the_server_before_it_loads_a_model(tmp_path: Path) -> None:
     served = start(tmp_path, tmp_path / "server.log", SERINUS_PREDICTION_LOG="kafka:topic")
     assert served.process.wait(30) == 2
