@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test test-scheduler docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-gpu bench-verify screenshots cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test test-scheduler docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-drift: setup  ## a drift statistic's time beside evidently's, which gets a
 
 bench-server: setup  ## this server's CPU per request beside FastAPI + SentenceTransformer's (10 minutes; ENFORCE=0 only reports)
 	$(PYTHON) -W ignore -m tests.bench.server $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-soak: setup  ## the server at 80 % of its capacity for 10 minutes: flat memory, no failed request (SECONDS=60 for less; WORKERS=2)
+	$(PYTHON) -W ignore -m tests.bench.server_soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WORKERS),--workers $(WORKERS))
 
 bench-gpu: setup  ## the torch encoder on this machine's GPU: tokens a second, memory over random lengths (6 minutes; without a GPU it judges nothing)
 	$(PYTHON) -W ignore -m tests.bench.server_gpu --random-weights $(if $(SECONDS_WATCHED),--seconds $(SECONDS_WATCHED))

@@ -45,6 +45,7 @@ class VerifyReport:
     model_version: str
     digest: str
     space: str
+    backend: str = ""  # the runtime that was judged, and that all pods of the revision are to use
 
     @property
     def passed(self) -> bool:
@@ -80,6 +81,7 @@ class VerifyReport:
                 model_version=str(data["model_version"]),
                 digest=str(data["digest"]),
                 space=str(data["space"]),
+                backend=str(data.get("backend", "")),
             )
         except MalformedReport:
             raise

@@ -50,8 +50,8 @@ class Writer:
         match action:
             case ApplyServing():
                 await self._serve(action)
-            case CreateDeployment(revision, replicas):
-                await self._create(manifests.deployment(release, spec, revision, replicas, self._defaults))
+            case CreateDeployment(revision, replicas, backend):
+                await self._create(manifests.deployment(release, spec, revision, replicas, self._defaults, backend))
             case Scale(revision, replicas):
                 name = manifests.deployment_name(release, revision)
                 self._cache.put("Deployment", await self._kube.scale(release.namespace, name, replicas))

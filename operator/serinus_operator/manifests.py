@@ -52,12 +52,22 @@ class Defaults:
     tracking_uri: str
 
 
-def deployment(release: Release, spec: Spec, revision: Target, replicas: int, defaults: Defaults) -> JSON:
-    """The Deployment of a revision. Rendered once; a live Deployment afterwards only ever gets another `replicas`."""
+def deployment(
+    release: Release, spec: Spec, revision: Target, replicas: int, defaults: Defaults, backend: str = ""
+) -> JSON:
+    """The Deployment of a revision. Rendered once; a live Deployment afterwards only ever gets another `replicas`.
+
+    With the `backend` that verify chose all pods encode alike, wherever they run.
+    """
     labels = {names.RELEASE_LABEL: release.name, names.REVISION_LABEL: revision.revision}
     pod = _pod(release, spec, revision, defaults)
     container = pod["containers"][0]
     container |= {"ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT}], **_probes(spec)}
+    if backend:
+        container["env"] += [
+            {"name": names.BACKEND_ENV, "value": backend},
+            {"name": names.BACKEND_REASON_ENV, "value": f"verify chose it for revision {revision.revision}"},
+        ]
     pod_labels = MANAGED_BY | labels | {names.SPACE_LABEL: revision.space}
     metadata = spec.serving.template.get("metadata", {})  # ours win: they are what Services and gates go by
     return {

@@ -27,7 +27,9 @@ cli.add_command(log)
 @cli.command()
 @click.option("--prediction-log", envvar=PREDICTION_LOG_ENV, show_envvar=True,
               help="chdb:FOLDER, clickhouse://USER:PASSWORD@HOST:PORT/DATABASE or jsonl:FILE. Default: nothing is logged.")  # fmt: skip
-def serve(prediction_log: str | None) -> None:
+@click.option("--workers", type=click.IntRange(0, 64), envvar="SERINUS_WORKERS", show_envvar=True, default=0,
+              help="HTTP processes over one engine process. 1: one process does all; 0: by cores and device.")  # fmt: skip
+def serve(prediction_log: str | None, workers: int) -> None:
     """Serve the model that MLFLOW_MODEL_URI names, on port 8001.
 
     MLFLOW_MODEL_URI is models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/STAGE, or a folder that `register` packaged.
@@ -35,7 +37,7 @@ def serve(prediction_log: str | None) -> None:
     from serinus_server.serving import serve as run
     from serinus_server.settings import Settings
 
-    run(Settings(prediction_log=prediction_log))  # type: ignore[call-arg]
+    run(Settings(prediction_log=prediction_log, workers=workers))  # type: ignore[call-arg]
 
 
 @cli.command()

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ from serinus_server.drift import probe_cosine
 from serinus_server.edge import Edge, EdgeState
 from serinus_server.encoders.choice import Choice
 from serinus_server.errors import ServerError
+from serinus_server.front_line import Shared, listening
 from serinus_server.loading import Model
 from serinus_server.mirroring import Mirror, by_dns, is_local
 from serinus_server.observing import Observer
@@ -36,8 +38,11 @@ _WARM_UP_SECONDS: Final = 300.0
 
 
 def build(settings: Settings, model: Model, choice: Choice, reference: Reference, state: EdgeState,
-          observers: Sequence[Observer] = ()) -> ASGIApp:  # fmt: skip
-    """The whole server for a model that has been loaded. `observers` are told of every prediction after its answer has left."""
+          observers: Sequence[Observer] = (), lines: Path | None = None) -> ASGIApp:  # fmt: skip
+    """The whole server for a model that has been loaded. `observers` are told of every prediction after its answer has left.
+
+    As the engine of several front ends it also takes their lines, on the socket at `lines`.
+    """
     telemetry = Telemetry()
     for observer in observers:
         telemetry.registry.register(observer)
@@ -65,6 +70,10 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
             with contextlib.suppress(ServerError):  # overloaded: the next time
                 await probe(_PROBES, settings.request_seconds)
 
+    shared = Shared(
+        batcher, telemetry, observers, state.instance, settings.prediction_log_texts, encoder.dim,
+        None if reference.profile is None else reference.profile.confidence_deciles[0],
+    )  # fmt: skip
     neighbours = Neighbours(settings.release, space, in_cluster(settings.namespace))
     mirror = Mirror(
         settings.release,
@@ -83,7 +92,10 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
         telemetry.ready_at.set_to_current_time()
         probing = asyncio.create_task(probe_regularly())
         mirror.start()
-        yield
+        async with contextlib.AsyncExitStack() as stack:
+            if lines is not None:
+                await stack.enter_async_context(listening(lines, shared))
+            yield
         probing.cancel()
         await mirror.stop()
         await batcher.stop()

@@ -8,28 +8,25 @@ helps a golden probe tells whether it is the text or the encoder, and readiness 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
+from serinus_server.checkup import Checkup
 from serinus_server.encoders import Encoder, Vectors
 from serinus_server.errors import DeadlineExceeded, EncoderCrashed, EncoderFailed, Overloaded, ServerError
 from serinus_server.telemetry import Telemetry
+from serinus_server.tokenising import Tokeniser
 from serinus_server.waiting import Queue, Waiting
 
 _SMOOTHING: Final = 0.2
-_TOKENISED_INLINE_CHARACTERS: Final = 512  # 50 to 150 µs on the event loop; a hop to a thread and back costs as much
-_CHECK_EVERY_SECONDS: Final = 1.0
 _STUCK_SECONDS: Final = 60.0  # no batch takes that long: a runtime that hangs is as dead as one that fails
 _LOST_AFTER_CHECKS: Final = 30
-
-log = logging.getLogger(__name__)
 
 Judge = Callable[[Vectors], Vectors]
 
@@ -46,15 +43,26 @@ class Encoded:
     encode_seconds: float
 
 
-class _Request:
+class Request:
     """Someone who waits for `missing` texts; `answer` is set once."""
 
-    __slots__ = ("answer", "began_at", "confidence", "ended_at", "missing", "queued_at", "rows")
+    __slots__ = (
+        "answer",
+        "began_at",
+        "confidence",
+        "counts",
+        "ended_at",
+        "missing",
+        "queued_at",
+        "rows",
+        "tokenise_seconds",
+    )
 
-    def __init__(self, texts: int, answer: asyncio.Future[None]) -> None:
-        self.answer, self.missing = answer, texts
-        self.rows: list[Vectors | None] = [None] * texts
-        self.confidence: list[float] = [0.0] * texts
+    def __init__(self, counts: list[int], tokenise_seconds: float, answer: asyncio.Future[None]) -> None:
+        self.counts, self.tokenise_seconds = counts, tokenise_seconds
+        self.answer, self.missing = answer, len(counts)
+        self.rows: list[Vectors | None] = [None] * len(counts)
+        self.confidence: list[float] = [0.0] * len(counts)
         self.queued_at = time.perf_counter()
         self.began_at = self.ended_at = 0.0
 
@@ -64,6 +72,7 @@ class _Request:
         return self.answer.done()
 
     def fail(self, error: ServerError) -> None:
+        """Nobody will have an answer to this request any more, unless one was given."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
@@ -76,6 +85,15 @@ class _Done:
     confidence: Vectors | None
     began_at: float
     ended_at: float
+
+
+class Encoding(Protocol):
+    """Who encodes for the hot routes: this process's batcher, or the engine's behind a line."""
+
+    async def encode(
+        self, texts: Sequence[str] | None, token_lists: Sequence[list[int]] | None = None, *, seconds: float = 30.0
+    ) -> Encoded:
+        """Encodes texts, or token ids. Raises Overloaded, DeadlineExceeded after `seconds`, EncoderFailed, EncoderCrashed."""
 
 
 class Batcher:
@@ -99,10 +117,9 @@ class Batcher:
         self._tokens_per_second = 1000.0
         self._running: dict[asyncio.Future[_Done], tuple[float, list[Waiting]]] = {}
         self._started = self._dispatch_due = False
-        self._checkup: asyncio.Task[None] | None = None
-        self._failed_checks = 0
-        self._tokenizing = ThreadPoolExecutor(max(1, min(4, encoder.lanes)), "tokenize")
         self._lanes = ThreadPoolExecutor(encoder.lanes, "encode")
+        self._checkup = Checkup(self._encode_probe, self._lanes)
+        self._tokenise = Tokeniser(encoder.tokenize, max(1, min(4, encoder.lanes)), self._checkup.begin)
 
     def start(self) -> None:
         """Accepts work from now on."""
@@ -112,73 +129,71 @@ class Batcher:
     async def stop(self) -> None:
         """Accepts no more; whoever still waits gets EncoderCrashed."""
         self._started = False
-        if self._checkup is not None:
-            self._checkup.cancel()
+        self._checkup.stop()
         for text in self._queue.drain():
             text.owner.fail(EncoderCrashed("the encoder has stopped; this server is about to be replaced"))
-        for pool in (self._tokenizing, self._lanes):
-            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+        await self._tokenise.close()
+        await asyncio.to_thread(self._lanes.shutdown, wait=True, cancel_futures=True)
 
     @property
     def healthy(self) -> bool:
         """Is the encoder answering? False between a failed checkup and the next one that succeeds, and when a batch hangs."""
-        return self._started and self._failed_checks == 0 and not self._stuck()
+        return self._started and self._checkup.failed == 0 and not self._stuck()
 
     @property
     def lost(self) -> bool:
         """Has the encoder failed for so long that only a new process can help?"""
-        return self._failed_checks >= _LOST_AFTER_CHECKS or self._stuck()
+        return self._checkup.failed >= _LOST_AFTER_CHECKS or self._stuck()
 
     async def encode(self, texts: Sequence[str] | None, token_lists: Sequence[list[int]] | None = None,
                      *, seconds: float = 30.0) -> Encoded:  # fmt: skip
         """Encodes texts, or token ids. Raises Overloaded, DeadlineExceeded after `seconds`, EncoderFailed, EncoderCrashed."""
         began = time.perf_counter()
         if texts is not None:
-            token_lists = await self._tokens_of(texts)
+            token_lists = await self._tokenise(texts)
         assert token_lists is not None
-        counts = [len(tokens) for tokens in token_lists]
-        total = sum(counts)
-        tokenised = time.perf_counter()
-        self._admit(total)
-        request = _Request(len(counts), self._loop.create_future())
-        timer = self._loop.call_later(seconds - (tokenised - began), request.fail, DeadlineExceeded(seconds))
+        spent = time.perf_counter() - began
+        request = self.submit(token_lists, seconds - spent, spent)
         try:
-            self._queue.add(request, token_lists)
-            if not self._dispatch_due:  # what arrives in the same turn of the loop goes into the same batch
-                self._dispatch_due = True
-                self._loop.call_soon(self._dispatch)
             await request.answer
         finally:
-            timer.cancel()
             request.answer.cancel()
+        return self.encoded(request)
+
+    def submit(self, token_lists: Sequence[list[int]], seconds: float, tokenise_seconds: float = 0.0) -> Request:
+        """Puts token ids into the queue; the request's `answer` is set within `seconds`, and its owner may cancel it before.
+
+        Raises Overloaded, EncoderCrashed; `answer` fails with DeadlineExceeded, EncoderFailed, EncoderCrashed.
+        """
+        counts = [len(tokens) for tokens in token_lists]
+        total = sum(counts)
+        self._admit(total)
+        request = Request(counts, tokenise_seconds, self._loop.create_future())
+        late = DeadlineExceeded(seconds + tokenise_seconds)
+        timer = self._loop.call_later(seconds, request.fail, late)
+
+        def left(_: asyncio.Future[None]) -> None:
+            timer.cancel()
             self._admitted_tokens -= total
             self._telemetry.queue_tokens.set(self._admitted_tokens)
+
+        request.answer.add_done_callback(left)
+        self._queue.add(request, token_lists)
+        if not self._dispatch_due:  # what arrives in the same turn of the loop goes into the same batch
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
+        return request
+
+    def encoded(self, request: Request) -> Encoded:
+        """What a request was answered, once `answer` is set; counted in the metrics."""
         rows = [row for row in request.rows if row is not None]
-        timing = (tokenised - began, request.began_at - request.queued_at, request.ended_at - request.began_at)
-        for count in counts:
+        timing = (request.tokenise_seconds, request.began_at - request.queued_at, request.ended_at - request.began_at)
+        for count in request.counts:
             self._telemetry.input_tokens.observe(count)
         self._telemetry.tokenise.observe(timing[0])
         self._telemetry.queue.observe(timing[1])
         confidence = None if self._judge is None else np.array(request.confidence, dtype=np.float32)
-        return Encoded(rows[0][None] if len(rows) == 1 else np.stack(rows), confidence, counts, *timing)
-
-    async def _tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
-        try:
-            if sum(map(len, texts)) <= _TOKENISED_INLINE_CHARACTERS:
-                return self._encoder.tokenize(texts)
-            return await self._loop.run_in_executor(self._tokenizing, self._encoder.tokenize, texts)
-        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
-            raise
-        except RuntimeError as error:
-            if not self._started:
-                raise EncoderCrashed("the server is about to be replaced") from error
-            raise self._tokenizer_failed(error) from error
-        except BaseException as error:  # a panic of the tokenizer's Rust is no Exception
-            raise self._tokenizer_failed(error) from error
-
-    def _tokenizer_failed(self, error: BaseException) -> EncoderFailed:
-        self._check_up(error)
-        return EncoderFailed(f"the text could not be tokenised: {type(error).__name__}")
+        return Encoded(rows[0][None] if len(rows) == 1 else np.stack(rows), confidence, request.counts, *timing)
 
     def _admit(self, tokens: int) -> None:
         if not self._started or self.lost:
@@ -236,13 +251,13 @@ class Batcher:
             for text in batch:
                 text.owner.fail(EncoderCrashed("the encoder has stopped"))
             if error is not None:
-                self._check_up(error)
+                self._checkup.begin(error)
             self._dispatch()
             return
         done = work.result()
         failed = [row for row in done.rows if isinstance(row, BaseException)]
         for position, (text, row) in enumerate(zip(batch, done.rows, strict=True)):
-            request: _Request = text.owner
+            request: Request = text.owner
             if isinstance(row, BaseException):
                 request.fail(EncoderFailed(f"the text could not be encoded: {type(row).__name__}"))
                 continue
@@ -257,7 +272,7 @@ class Batcher:
                 request.ended_at = done.ended_at
                 request.answer.set_result(None)
         if len(failed) == len(batch):
-            self._check_up(failed[0])
+            self._checkup.begin(failed[0])
         elif not failed:
             self._measure(batch, done)
         self._dispatch()
@@ -277,28 +292,5 @@ class Batcher:
             return False
         return time.perf_counter() - min(began for began, _ in self._running.values()) > _STUCK_SECONDS
 
-    def _check_up(self, error: BaseException) -> None:
-        """Something failed that may be more than one text: asks a golden probe, once at a time."""
-        log.error("%s: %s", type(error).__name__, error)
-        if self._started and (self._checkup is None or self._checkup.done()):
-            self._checkup = self._loop.create_task(self._check())
-
-    async def _check(self) -> None:
-        while self._started:
-            try:
-                await self._loop.run_in_executor(self._lanes, self._encode_probe)
-            except Exception as error:  # noqa: BLE001 - it stays unready, and the log says why
-                self._failed_checks += 1
-                log.error("the golden probe fails too (%d): %s: %s", self._failed_checks, type(error).__name__, error)
-                await asyncio.sleep(_CHECK_EVERY_SECONDS)
-            else:
-                self._failed_checks = 0
-                return
-
     def _encode_probe(self) -> None:
-        try:
-            self._encode(self._encoder.tokenize([self._probe]), False)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic, as above
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        self._encode(self._encoder.tokenize([self._probe]), False)

@@ -34,7 +34,7 @@ from serinus_server.errors import (
 )
 from serinus_server.mirroring import Mirror
 from serinus_server.settings import Settings
-from serinus_server.telemetry import Telemetry
+from serinus_server.telemetry import Books
 
 _AGE_SPREAD: Final = 0.1
 _MAX_ID_CHARACTERS: Final = 128
@@ -103,7 +103,7 @@ class Edge:
     """The server's outermost ASGI application."""
 
     def __init__(
-        self, app: ASGIApp, hot: Mapping[str, HotRoute], settings: Settings, telemetry: Telemetry, state: EdgeState,
+        self, app: ASGIApp, hot: Mapping[str, HotRoute], settings: Settings, telemetry: Books, state: EdgeState,
         headers: Mapping[str, str], mirror: Mirror | None = None,
     ) -> None:  # fmt: skip
         self._mirror = mirror
@@ -191,7 +191,7 @@ class Edge:
             status = _CLIENT_LEFT
         seconds = time.perf_counter() - call.began
         if reply.forwarded:  # another revision's time and faults are not this one's
-            self._telemetry.forwarded.labels(str(status)).inc()
+            self._telemetry.passed_on(status)
         else:
             self._telemetry.answered(route.name, status, seconds)
             if self._mirror is not None:

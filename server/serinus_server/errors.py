@@ -46,6 +46,7 @@ class DeadlineExceeded(ServerError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"no answer within {seconds:g} s")
+        self.seconds = seconds
 
 
 class Unauthorized(ServerError):

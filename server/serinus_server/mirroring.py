@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 import httpx
 
 from serinus_contract.names import HOP_HEADER, HTTP_PORT, MIRROR_HEADER, mirror_services
-from serinus_server.telemetry import Telemetry
+from serinus_server.telemetry import Books
 
 Find: TypeAlias = Callable[[str], Awaitable[Collection[str]]]  # the addresses of the pods behind a headless Service
 
@@ -50,7 +50,7 @@ class Mirror:
     """The copies of one server's requests. `is_own` tells whether an address is its own; it sends `most_per_second` at most."""
 
     def __init__(
-        self, release: str, space: str, find: Find | None, is_own: Callable[[str], bool], telemetry: Telemetry,
+        self, release: str, space: str, find: Find | None, is_own: Callable[[str], bool], telemetry: Books,
         most_per_second: float, look_seconds: float = _LOOK_SECONDS,
     ) -> None:  # fmt: skip
         self._source, self._target = mirror_services(release)

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from serinus_contract.names import DOCUMENT_IDS_HEADER, MIRROR_HEADER, SPACE_HEADER
-from serinus_server.batching import Batcher, Encoded
+from serinus_server.batching import Encoded, Encoding
 from serinus_server.edge import Call, HotRoute, Reply, deadline_seconds
 from serinus_server.loading import Model
 from serinus_server.observing import Observer, Prediction, tell
@@ -26,7 +26,7 @@ from serinus_server.schemas import (
     parse_openai,
     parse_predict,
 )
-from serinus_server.telemetry import Telemetry
+from serinus_server.telemetry import Books
 
 _SPACE: Final = SPACE_HEADER.encode()
 _MIRRORED: Final = MIRROR_HEADER.encode()
@@ -37,7 +37,7 @@ class Routes:
     """What the hot routes share: the model, the batcher, and who learns of predictions."""
 
     def __init__(
-        self, model: Model, batcher: Batcher, limits: Limits, telemetry: Telemetry, neighbours: Neighbours,
+        self, model: Model, batcher: Encoding, limits: Limits, telemetry: Books, neighbours: Neighbours,
         profile: Profile | None, observers: Sequence[Observer],
     ) -> None:  # fmt: skip
         self._model, self._batcher, self._limits, self._telemetry = model, batcher, limits, telemetry
@@ -110,11 +110,7 @@ class Routes:
     def _observe_confidence(self, encoded: Encoded) -> None:
         if self._profile is None or encoded.confidence is None:
             return
-        lowest = self._profile.confidence_deciles[0]
-        for value in encoded.confidence.tolist():
-            self._telemetry.confidence.observe(value)
-            if value < lowest:
-                self._telemetry.low_confidence.inc()
+        self._telemetry.confident(encoded.confidence, self._profile.confidence_deciles[0])
 
     def _after(self, call: Call, asked: Asked, encoded: Encoded) -> Callable[[float], None] | None:
         if not self._observers:

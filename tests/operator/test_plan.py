@@ -10,7 +10,7 @@ from tests.operator.world import World, challenged, released, spec
 
 from serinus_contract.verification import CONFIDENCE_ODDS_RATIO
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout.actions import SyncRegistry
+from serinus_operator.rollout.actions import CreateDeployment, SyncRegistry
 from serinus_operator.rollout.model import Phase, Result
 from serinus_operator.rollout.observed import Command, Resolved, Unresolved
 from serinus_operator.spec import format_duration, parse_duration
@@ -319,6 +319,21 @@ def test_undo_without_a_past_is_refused() -> None:
     world.run(1)
     assert world.status.command is not None
     assert world.status.command.outcome == "refused: no earlier revision is among the rollouts that are remembered"
+
+
+def test_the_runtime_that_verify_chose_is_every_pods_and_stays_with_the_revision() -> None:
+    world = challenged()
+    while not (world.status.canary and world.status.canary.verified):
+        for revision, job in world.jobs.items():
+            if job.report is not None:
+                world.jobs[revision] = replace(job, report=replace(job.report, backend="openvino"))
+        world.tick()
+    verified = world.status.canary.revision
+    plans = [world.tick() for _ in range(80)]
+    assert world.status.stable is not None
+    assert (world.status.stable.revision, world.status.stable.backend) == (verified, "openvino")
+    created = [action for plan in plans for action in plan.actions if isinstance(action, CreateDeployment)]
+    assert [action.backend for action in created] == ["openvino"]
 
 
 def test_what_verify_measured_of_confidence_is_kept_for_the_gates() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.server.toy import LIMIT, POISON, Panic, ToyEncoder, batching, vector_of
 
 from serinus_server import batching as module
+from serinus_server import checkup
 from serinus_server.batching import Batcher
 from serinus_server.errors import DeadlineExceeded, EncoderCrashed, EncoderFailed, Overloaded
 
@@ -82,7 +83,7 @@ async def test_a_broken_encoder_answers_5xx_falls_unready_and_recovers(error: Ex
 
 
 async def test_an_encoder_that_stays_broken_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHECK_EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(checkup, "_EVERY_SECONDS", 0.001)
     encoder = ToyEncoder()
     encoder.raises = RuntimeError("gone")
     async with batching(encoder) as batcher:

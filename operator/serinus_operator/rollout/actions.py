@@ -44,6 +44,7 @@ class CreateDeployment:
 
     revision: Target
     replicas: int
+    backend: str = ""  # that verify chose
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Revision:
     digest: str
     space: str
     ready: int = 0
+    backend: str = ""  # the runtime that verify chose for all of its pods; empty: each pod's rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Canary:
     ready: int = 0
     verified: bool = False
     confidence_odds_ratio: float | None = None  # as verify measured it
+    backend: str = ""
     paused: bool = False  # by a person's command
     ending: Result | None = None
     reason: str = ""
@@ -94,6 +96,7 @@ class Former:
     space: str
     warm_until: datetime
     bake_until: datetime
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)

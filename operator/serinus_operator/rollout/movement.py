@@ -154,6 +154,5 @@ def _ask(draft: Draft, revision: Revision | Canary, replicas: int) -> None:
         if workload.side.replicas != replicas:
             draft.do(Scale(revision.revision, replicas))
     elif replicas > 0:
-        draft.do(
-            CreateDeployment(Target(revision.revision, revision.version, revision.digest, revision.space), replicas)
-        )
+        target = Target(revision.revision, revision.version, revision.digest, revision.space)
+        draft.do(CreateDeployment(target, replicas, revision.backend))

@@ -21,7 +21,7 @@ def promote(draft: Draft) -> None:
     remember(draft, canary, Result.PROMOTED, reason)
     former = _kept(draft, previous)
     draft.update(
-        stable=Revision(canary.revision, canary.version, canary.digest, canary.space),
+        stable=Revision(canary.revision, canary.version, canary.digest, canary.space, backend=canary.backend),
         canary=None,
         former=former,
         capacity=Capacity(),
@@ -37,7 +37,9 @@ def _kept(draft: Draft, previous: Revision | None) -> Former | None:
     if previous is None or not (strategy.scale_down_delay or strategy.bake):
         return None
     warm_until, bake_until = draft.now + strategy.scale_down_delay, draft.now + strategy.bake
-    return Former(previous.revision, previous.version, previous.digest, previous.space, warm_until, bake_until)
+    return Former(
+        previous.revision, previous.version, previous.digest, previous.space, warm_until, bake_until, previous.backend
+    )
 
 
 def watch_bake(draft: Draft, former: Former) -> None:
@@ -66,10 +68,10 @@ def demote(draft: Draft, former: Former, result: Result, reason: str) -> None:
     registry_moves.behaved(draft)
     canary = Canary(
         current.revision, current.version, current.digest, current.space,
-        started_at=draft.now, ready=current.ready, verified=True, ending=result, reason=reason,
+        started_at=draft.now, ready=current.ready, verified=True, backend=current.backend, ending=result, reason=reason,
     )  # fmt: skip
     draft.update(
-        stable=Revision(former.revision, former.version, former.digest, former.space),
+        stable=Revision(former.revision, former.version, former.digest, former.space, backend=former.backend),
         canary=canary,
         former=None,
         evidence=None,

@@ -74,7 +74,9 @@ def _verified(draft: Draft) -> bool:
             end(draft, Result.ROLLED_BACK, f"verify: {job.report.reason}")
         else:
             odds_ratio = job.report.measured.get(CONFIDENCE_ODDS_RATIO)
-            draft.update(canary=replace(canary, verified=True, confidence_odds_ratio=odds_ratio))
+            draft.update(
+                canary=replace(canary, verified=True, confidence_odds_ratio=odds_ratio, backend=job.report.backend)
+            )
             draft.say("Verified", f"revision {canary.revision}: {job.report.reason}")
             draft.look_again(draft.now)
         return False

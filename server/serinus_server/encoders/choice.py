@@ -1,8 +1,8 @@
 """Which runtime encodes, and why. Imports only what it tries: the CPU image has no torch, the GPU image no ONNX Runtime.
 
-`auto` measures outside a cluster: the fastest runtime of this machine whose vectors stay within a stated cosine of the golden probes'
-expected ones. In a cluster all pods of a revision must be alike, so that nothing is measured there: SERINUS_BACKEND pins it, and without
-that pin the choice follows a rule that every pod decides alike.
+`auto` measures in `verify`, and outside a cluster at the start: the fastest runtime of this machine whose vectors stay within a stated
+cosine of the golden probes' expected ones. In a cluster all pods of a revision must be alike: the operator pins what verify chose by
+SERINUS_BACKEND, and without a verify step the choice follows a rule that every pod decides alike.
 """
 
 from __future__ import annotations
@@ -62,28 +62,29 @@ def load_encoder(backend: Backend, folder: Path, manifest: Manifest, threads: in
 
 def choose(
     backend: Backend, folder: Path, manifest: Manifest, threads: int, *, reference: Reference, least_cosine: float,
-    in_cluster: bool, tell: Callable[[str], None],
+    in_cluster: bool, tell: Callable[[str], None], why: str = "",
 ) -> Choice:  # fmt: skip
     """As `load_encoder`, and for `auto` outside a cluster the fastest that keeps `least_cosine` on the golden probes."""
     if backend != "auto":
-        return Choice(load_encoder(backend, folder, manifest, threads), f"SERINUS_BACKEND={backend}")
+        return Choice(load_encoder(backend, folder, manifest, threads), why or f"SERINUS_BACKEND={backend}")
     ruled = _by_rule()
     if in_cluster or ruled == "torch":
-        why = "all pods of a revision are alike: nothing is measured in a cluster" if in_cluster else "there is a GPU"
-        return Choice(load_encoder(ruled, folder, manifest, threads), f"{why}; SERINUS_BACKEND pins another")
-    encoders: dict[str, Encoder] = {}
+        rule = "all pods of a revision are alike: verify measures, and none did" if in_cluster else "there is a GPU"
+        return Choice(load_encoder(ruled, folder, manifest, threads), f"{rule}; SERINUS_BACKEND pins another")
+    fastest: Encoder | None = None  # of the others none is kept in memory
     measured: dict[str, Measured] = {}
+    least_ms = float("inf")
     for runtime in _candidates(manifest):
-        encoders[runtime] = _load(runtime, folder, manifest, threads)
-        measured[runtime] = _measure(encoders[runtime], reference)
+        encoder = _load(runtime, folder, manifest, threads)
+        measured[runtime] = _measure(encoder, reference)
+        if measured[runtime].lowest_cosine >= least_cosine and measured[runtime].cpu_ms_per_text < least_ms:
+            fastest, least_ms = encoder, measured[runtime].cpu_ms_per_text
         tell(
             f"{runtime}: {measured[runtime].cpu_ms_per_text:.2f} CPU-ms per probe, lowest cosine {measured[runtime].lowest_cosine:.5f}"
         )
-    fit = [runtime for runtime, each in measured.items() if each.lowest_cosine >= least_cosine]
-    if not fit:
+    if fastest is None:
         raise ModelUnavailable(f"no runtime keeps cosine {least_cosine} to the golden probes: {measured}")
-    fastest = min(fit, key=lambda runtime: measured[runtime].cpu_ms_per_text)
-    return Choice(encoders[fastest], f"least CPU time of {', '.join(measured)} at cosine ≥ {least_cosine}", measured)
+    return Choice(fastest, f"least CPU time of {', '.join(measured)} at cosine ≥ {least_cosine}", measured)
 
 
 def _load(runtime: Runtime, folder: Path, manifest: Manifest, threads: int) -> Encoder:
@@ -110,6 +111,15 @@ def _load(runtime: Runtime, folder: Path, manifest: Manifest, threads: int) -> E
             if ONNX_INT8_PATH not in manifest.files:
                 raise ModelUnavailable(f"the package has no {ONNX_INT8_PATH}; register the model again")
             return OnnxEncoder(folder, manifest, threads, path=ONNX_INT8_PATH, backend="onnx-int8")
+
+
+def encodes_on_gpu(backend: Backend) -> bool:
+    """Will this backend encode on a GPU? Asks for the device's file alone: nothing is imported."""
+    return (
+        backend in ("auto", "torch")
+        and find_spec("torch") is not None
+        and any(Path(each).exists() for each in _GPU_DEVICES)
+    )
 
 
 def _by_rule() -> Runtime:
