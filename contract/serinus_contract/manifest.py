@@ -34,7 +34,7 @@ class Manifest:
 
     `output` is what the graph returns: `states` (batch, tokens, dim), which the server pools (`pooling` is mean, cls or lasttoken) and
     normalises, or `embedding` (batch, dim), finished. `prompt` goes before every text; `max_tokens` counts it and the special tokens.
-    `files` maps relative paths to SHA-256 in hex.
+    `files` maps relative paths to SHA-256 in hex. `dimensions` are those that vectors may be cut to (Matryoshka), largest first.
     """
 
     space: str
@@ -45,6 +45,7 @@ class Manifest:
     files: Mapping[str, str]
     output: str = STATES
     prompt: str = ""
+    dimensions: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -53,7 +54,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+        data = {"schema": SCHEMA, **asdict(self)}
+        if not self.dimensions:  # a field that is new must not change the digests of what was registered without it
+            del data["dimensions"]
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -62,7 +66,7 @@ class Manifest:
             data: dict[str, Any] = json.loads(text)
             if data.pop("schema") != SCHEMA:
                 raise MalformedManifest(f"the manifest's schema is not {SCHEMA}")
-            manifest = cls(**data)
+            manifest = cls(**{**data, "dimensions": tuple(map(int, data.get("dimensions", ())))})
             for path in manifest.files:
                 pure = PurePosixPath(path)
                 if pure.is_absolute() or ".." in pure.parts or "\\" in path:

@@ -92,6 +92,8 @@ def verify(report: Path, least_overlap: float) -> None:
     metavar="VERSION",
     help="This is a copy of that version (half precision, int8): the same vector space. Measured, and refused when it is not.",
 )
+@click.option("--dimensions", type=int, multiple=True,
+              help="The model was trained for its vectors to be cut to so many (Matryoshka); may be given again.")  # fmt: skip
 @click.option(
     "--probes",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -101,7 +103,7 @@ def verify(report: Path, least_overlap: float) -> None:
     "--tracking-uri", envvar="MLFLOW_TRACKING_URI", required=True, show_envvar=True, help="The MLflow server."
 )
 def register(path: Path, name: str, alias: str | None, stage: str | None, reference: Path | None, profile_from: str | None,
-             same_space_as: str | None, probes: Path | None, tracking_uri: str) -> None:  # fmt: skip
+             same_space_as: str | None, dimensions: tuple[int, ...], probes: Path | None, tracking_uri: str) -> None:  # fmt: skip
     """Package the sentence-transformers model in PATH and register it as a new version.
 
     Registers safetensors, tokenizer, configuration, an ONNX export, golden probes and the reference profile; nothing that runs code.
@@ -132,6 +134,7 @@ def register(path: Path, name: str, alias: str | None, stage: str | None, refere
             registration.read_texts(reference) if reference else (),
             trusted(profile_from),
             trusted(same_space_as),
+            dimensions,
         )
         if not wishes.reference and wishes.profile_from is None:
             progress("no --reference texts: confidence, its limit and its alert are off for this version")

@@ -106,7 +106,7 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
     app = FastAPI(title="Serinus embedding server", lifespan=lifespan, docs_url=None, redoc_url=None)
     _add_health(app, model, batcher, state)
     _add_information(app, model, choice, telemetry)
-    limits = Limits(settings, encoder.dim, model.manifest.max_tokens, encoder.vocabulary)
+    limits = Limits(settings, encoder.dim, model.manifest.max_tokens, encoder.vocabulary, model.manifest.dimensions)
     routes = Routes(model, batcher, limits, telemetry, neighbours, reference.profile, observers)
     headers = {MODEL_VERSION_HEADER: model.version, SPACE_HEADER: space}
     return Edge(app, routes.hot(), settings, telemetry, state, headers, mirror)
@@ -160,6 +160,7 @@ def _add_information(app: FastAPI, model: Model, choice: Choice, telemetry: Tele
         return {
             "model": {"name": model.name, "version": model.version, "space": manifest.space, "digest": manifest.digest},
             "dim": manifest.dim,
+            "dimensions": [manifest.dim, *manifest.dimensions],
             "max_tokens": manifest.max_tokens,
             "pooling": manifest.pooling,
             "backend": choice.encoder.backend,

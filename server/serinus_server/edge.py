@@ -74,6 +74,7 @@ class Reply:
     after: Callable[[float], None] | None = None
     status: int = 200
     forwarded: bool = False
+    renamed: bool = False  # `headers` name another space than this server's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class Edge:
                     timer.cancel()
                 if watcher is not None:
                     watcher.cancel()
-            if reply.forwarded:
+            if reply.forwarded or reply.renamed:
                 named = {name for name, _ in reply.headers}
                 headers = [header for header in headers if header[0] not in named]
             await _send(send, status, reply.body, [*headers, *reply.headers])

@@ -29,6 +29,7 @@ _TELL_SECONDS: Final = 0.05  # what is told is this much later in the metrics, a
 _TELL_AT: Final = 1000
 _HELLO_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 1.0  # the engine keeps the deadline; an engine that does not is given this much more
+_CLOSE_SECONDS: Final = 2.0
 _GONE: Final = "the encoder has stopped; this server is about to be replaced"
 
 
@@ -40,6 +41,7 @@ class EngineLine(Frames):
         self._state, self._dim = state, dim
         self._loop = asyncio.get_running_loop()
         self._hello: asyncio.Future[None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
         self._waiting: dict[int, tuple[asyncio.Future[Encoded], list[int], float]] = {}
         self._numbers = itertools.count()
         self._checkup = Checkup(lambda: tokenize([probe]), None)
@@ -111,16 +113,19 @@ class EngineLine(Frames):
         yield from ()
 
     async def close(self) -> None:  # type: ignore[override]
-        """Tells the rest, and closes."""
+        """Tells the rest, and closes once the engine has it."""
         self._checkup.stop()
         await self._tokenise.close()
         self._tell()
         super().close()
+        await asyncio.wait([self._closed], timeout=_CLOSE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The engine has died: whoever waits gets its 503, and no connection here is kept."""
         super().connection_lost(exc)
         self._state.draining = True
+        if not self._closed.done():
+            self._closed.set_result(None)
         for answer, _, _ in self._waiting.values():
             _fail(answer, EncoderCrashed(_GONE))
         _fail(self._hello, EncoderCrashed(_GONE))

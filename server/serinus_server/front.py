@@ -82,7 +82,9 @@ class _Application:
             return
         space = model.manifest.space
         neighbours = Neighbours(settings.release, space, in_cluster(settings.namespace))
-        limits = Limits(settings, model.manifest.dim, model.manifest.max_tokens, tokenize.vocabulary)
+        limits = Limits(
+            settings, model.manifest.dim, model.manifest.max_tokens, tokenize.vocabulary, model.manifest.dimensions
+        )
         mirror = Mirror(
             settings.release, space, by_dns(settings.namespace), is_local(settings.host), line,
             settings.mirror_per_second / settings.workers,

@@ -24,8 +24,9 @@ from serinus_contract.names import (
     space_service,
 )
 from serinus_server.errors import NeighbourFailed, OtherSpace, Overloaded
+from serinus_server.matryoshka import full_space
 
-_SPACE: Final = re.compile(r"[0-9a-f]{16}")
+_SPACE: Final = re.compile(r"[0-9a-f]{16}(;d=[0-9]{1,5})?")
 _MOST_AT_ONCE: Final = 64
 _CONNECT_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 30.0
@@ -68,7 +69,7 @@ class Neighbours:
             raise Overloaded(1)
         passed = {name: headers[name] for name in _TAKEN_ALONG if name in headers}
         passed |= {SPACE_HEADER: pinned, HOP_HEADER: self._space, REQUEST_ID_HEADER: request_id}
-        url = self._address(space_service(self._release, pinned)) + path
+        url = self._address(space_service(self._release, full_space(pinned))) + path
         self._forwarding += 1
         try:
             answer = await self._client.post(url, content=body, headers=passed)

@@ -25,6 +25,7 @@ from serinus_server.encoders import Vectors
 from serinus_server.encoders.onnx import OnnxEncoder
 from serinus_server.errors import ModelUnavailable
 from serinus_server.export import export
+from serinus_server.matryoshka import shorten
 from serinus_server.neighbourhood import lowest_cosine, mean_cosine, nearest, overlap
 from serinus_server.package import Reference, Stored, sha256, write_reference
 from serinus_server.profile import Profile, make_profile
@@ -51,6 +52,7 @@ class Wishes:
     reference: Sequence[str] = ()
     profile_from: Stored | None = None
     same_space_as: Stored | None = None
+    dimensions: tuple[int, ...] = ()  # that the model was trained for its vectors to be cut to
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def package(folder: Path, target: Path, wishes: Wishes, progress: Progress) -> P
     )  # fmt: skip
     encoder = OnnxEncoder(target, manifest, threads=0)
     golden, metrics = _golden(source, encoder, wishes.probes, progress)
+    manifest, shortened = _shortened(manifest, golden, wishes.dimensions, progress)
+    metrics |= shortened
     if wishes.same_space_as is not None:
         metrics |= measure_same_space(manifest, wishes.same_space_as, _encoding(encoder, progress))
         manifest = replace(manifest, space=wishes.same_space_as.manifest.space)
@@ -97,6 +101,20 @@ def package(folder: Path, target: Path, wishes: Wishes, progress: Progress) -> P
     if reference.profile is not None:
         metrics["reference_median_cosine"] = reference.profile.median_cosine
     return Packaged(manifest, {**metrics, "packaging_seconds": time.monotonic() - began})
+
+
+def _shortened(
+    manifest: Manifest, golden: Reference, dimensions: Sequence[int], progress: Progress
+) -> tuple[Manifest, dict[str, float]]:
+    """Declares the dimensions, and tells what of the neighbourhoods each keeps. Raises ValueError for one that is none of the model's."""
+    figures = {}
+    for dim in dimensions:
+        if not 0 < dim < manifest.dim:
+            raise ValueError(f"--dimensions {dim}: the model has {manifest.dim}, and fewer are needed")
+        kept = overlap(nearest(shorten(golden.vectors, dim, manifest.normalize)), golden.neighbours)
+        figures[f"neighbours_kept_at_{dim}"] = kept
+        progress(f"cut to {dim} dimensions: {kept:.2f} of the ten nearest neighbours are kept")
+    return replace(manifest, dimensions=tuple(sorted(set(dimensions), reverse=True))), figures
 
 
 def register(folder: Path, name: str, tracking_uri: str, parameters: Mapping[str, object], metrics: Mapping[str, float],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,9 @@ import orjson
 from serinus_contract.names import DOCUMENT_IDS_HEADER, MIRROR_HEADER, SPACE_HEADER
 from serinus_server.batching import Encoded, Encoding
 from serinus_server.edge import Call, HotRoute, Reply, deadline_seconds
+from serinus_server.errors import OtherSpace
 from serinus_server.loading import Model
+from serinus_server.matryoshka import Spaces, shorten
 from serinus_server.observing import Observer, Prediction, tell
 from serinus_server.pinning import Neighbours
 from serinus_server.profile import Profile
@@ -43,6 +46,7 @@ class Routes:
         self._model, self._batcher, self._limits, self._telemetry = model, batcher, limits, telemetry
         self._neighbours, self._profile, self._observers = neighbours, profile, observers
         self._space = model.manifest.space
+        self._spaces = Spaces(self._space, model.manifest.dim, model.manifest.dimensions)
 
     def hot(self) -> dict[str, HotRoute]:
         """The routes by path."""
@@ -56,21 +60,28 @@ class Routes:
         self, parse: Callable[[bytes, Limits], Asked], render: Callable[[Call, Asked, Encoded], dict[str, Any]]
     ) -> Any:
         async def answer(call: Call) -> Reply:
-            pinned = call.headers.get(_SPACE)
+            pinned, dim = call.headers.get(_SPACE), None
             if pinned is not None:
-                if pinned != self._space.encode():
+                if (dim := self._spaces.dim_of(pinned.decode("latin-1"))) is None:
                     return await self._forwarded(call)
                 self._telemetry.pinned()
             seconds = deadline_seconds(call.headers, self._limits.settings.request_seconds)
             asked = parse(call.body, self._limits)
+            if dim is not None and asked.dim not in (None, dim):
+                raise OtherSpace(f"dimensions {asked.dim} are not those of the space that is pinned", "dimensions")
             encoded = await self._batcher.encode(asked.texts, asked.token_lists, seconds=seconds)
             self._observe_confidence(encoded)
             timing = (
                 f"tokenize;dur={encoded.tokenise_seconds * 1e3:.2f}, queue;dur={encoded.queue_seconds * 1e3:.2f}, "
                 f"encode;dur={encoded.encode_seconds * 1e3:.2f}"
             )
-            body = orjson.dumps(render(call, asked, encoded), option=orjson.OPT_SERIALIZE_NUMPY)
-            return Reply(body, [(b"server-timing", timing.encode())], self._after(call, asked, encoded))
+            headers, answered = [(b"server-timing", timing.encode())], encoded
+            if (dim := dim or asked.dim or self._spaces.dim) != self._spaces.dim:
+                headers.append((_SPACE, self._spaces.name(dim).encode()))
+                normalize = self._model.manifest.normalize
+                answered = replace(encoded, vectors=shorten(encoded.vectors, dim, normalize))
+            body = orjson.dumps(render(call, asked, answered), option=orjson.OPT_SERIALIZE_NUMPY)
+            return Reply(body, headers, self._after(call, asked, encoded), renamed=answered is not encoded)
 
         return answer
 
@@ -82,7 +93,8 @@ class Routes:
         return Reply(given.body, passed, status=given.status, forwarded=True)
 
     def _predict(self, call: Call, _: Asked, encoded: Encoded) -> dict[str, Any]:
-        served = {"name": self._model.name, "version": self._model.version, "space": self._space}
+        space = self._spaces.name(encoded.vectors.shape[1])
+        served = {"name": self._model.name, "version": self._model.version, "space": space}
         return {
             "embeddings": encoded.vectors,
             "confidence": encoded.confidence,

@@ -20,16 +20,18 @@ class Limits:
     dim: int
     max_tokens: int
     vocabulary: int
+    dimensions: tuple[int, ...] = ()  # that vectors may be cut to
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Texts or token ids to encode, one of the two. `base64` asks for OpenAI's little-endian float32 form, `id` is echoed."""
+    """Texts or token ids to encode, one of the two. `base64` asks for OpenAI's little-endian float32 form, `id` is echoed, `dim` wanted."""
 
     texts: list[str] | None = None
     token_lists: list[list[int]] | None = None
     base64: bool = False
     id: str | None = None
+    dim: int | None = None
 
 
 def parse_predict(body: bytes, limits: Limits) -> Asked:
@@ -38,18 +40,19 @@ def parse_predict(body: bytes, limits: Limits) -> Asked:
 
 
 def parse_openai(body: bytes, limits: Limits) -> Asked:
-    """Reads OpenAI's embeddings request; `dimensions` may only be the model's own. Raises as `parse_predict`."""
+    """Reads OpenAI's embeddings request; `dimensions` is the model's own or one that it was trained for. Raises as `parse_predict`."""
     data = _object(body)
     form = data.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise InvalidInput(f"encoding_format is float or base64, not {form!r}", "encoding_format")
     wanted = data.get("dimensions")
-    if wanted is not None and (type(wanted) is not int or wanted != limits.dim):
-        raise InvalidInput(f"dimensions: this model has {limits.dim}, and its vectors may not be cut", "dimensions")
+    if wanted is not None and (type(wanted) is not int or wanted not in (limits.dim, *limits.dimensions)):
+        cut = f"may be cut to {', '.join(map(str, limits.dimensions))}" if limits.dimensions else "may not be cut"
+        raise InvalidInput(f"dimensions: this model has {limits.dim}, and its vectors {cut}", "dimensions")
     given = data.get("input")
     if isinstance(given, list) and given and not isinstance(given[0], str):
-        return Asked(token_lists=_token_lists(given, limits), base64=form == "base64")
-    return Asked(_texts(data, "input", limits.settings), base64=form == "base64")
+        return Asked(token_lists=_token_lists(given, limits), base64=form == "base64", dim=wanted)
+    return Asked(_texts(data, "input", limits.settings), base64=form == "base64", dim=wanted)
 
 
 def parse_infer(body: bytes, limits: Limits) -> Asked:

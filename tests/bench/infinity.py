@@ -41,5 +41,5 @@ def command(program: Path, model: Path, port: int) -> list[str]:
     """Serves `model` on 127.0.0.1 with torch in fp32, as it is documented."""
     return [
         str(program), "v2", "--model-id", str(model), "--served-model-name", "m", "--engine", "torch", "--device", "cpu",
-        "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning",
+        "--dtype", "float32", "--no-model-warmup", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning",
     ]  # fmt: skip

@@ -269,6 +269,7 @@ def test_sigterm_drains_all_front_ends_then_the_engine_and_writes_the_log(packag
         assert time.monotonic() < ends_at
         time.sleep(0.05)
     answer = httpx.post(f"{served.url}/predict", json={"inputs": "a text"}, timeout=10)
+    ids.append(answer.headers["x-request-id"])
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
     assert served.process.wait(30) == 0, served.log.read_text()
     logged = (tmp_path / "log.jsonl").read_text()

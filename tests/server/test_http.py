@@ -43,10 +43,13 @@ class Keeping:
 
 @asynccontextmanager
 async def serving(
-    encoder: ToyEncoder | None = None, observers: Sequence[Observer] = (), **settings: Any
+    encoder: ToyEncoder | None = None,
+    observers: Sequence[Observer] = (),
+    dimensions: tuple[int, ...] = (),
+    **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     encoder = encoder or ToyEncoder()
-    model = Model("toy", "7", Path("/nowhere"), Manifest("space1", 4, 64, "mean", True, {}))
+    model = Model("toy", "7", Path("/nowhere"), Manifest("space1", 4, 64, "mean", True, {}, dimensions=dimensions))
     rng = np.random.default_rng(1)
     profile = make_profile(rng.random((60, 4), dtype=np.float32), [3] * 60)
     golden = np.stack([vector_of(encoder.tokenize(["probe"])[0])])
@@ -95,6 +98,29 @@ async def test_refusals_come_in_openais_envelope_and_name_the_field(body: Any, s
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["type"]) == (status, field, "invalid_request_error")
     assert set(error) == {"message", "type", "param", "code"}
+
+
+async def test_vectors_are_cut_where_the_model_was_trained_for_it_and_are_a_space_of_their_own() -> None:
+    async with serving(dimensions=(3, 2)) as client:
+        whole = vector_of([0, *map(ord, "hello")])
+
+        async def asked(path: str, body: Any, pin: str = "") -> httpx.Response:
+            return await client.post(path, json=body, headers={"x-embedding-space": pin} if pin else {})
+
+        for pin in ("", "space1;d=2"):
+            answer = await asked("/v1/embeddings", {"input": "hello", "dimensions": 2}, pin)
+            assert answer.headers.get_list("x-embedding-space") == ["space1;d=2"]
+            assert np.allclose(answer.json()["data"][0]["embedding"], whole[:2] / np.linalg.norm(whole[:2]))
+        by_pin = await asked("/predict", {"inputs": ["hello", "you"]}, "space1;d=3")
+        assert by_pin.json()["model"]["space"] == by_pin.headers["x-embedding-space"] == "space1;d=3"
+        assert [len(each) for each in by_pin.json()["embeddings"]] == [3, 3]
+        own = await asked("/v1/embeddings", {"input": "hello", "dimensions": 4}, "space1")
+        assert own.headers["x-embedding-space"] == "space1"
+        assert (await asked("/v1/embeddings", {"input": "hello", "dimensions": 2}, "space1")).status_code == 409
+        assert (await asked("/v1/embeddings", {"input": "hello", "dimensions": 4}, "space1;d=2")).status_code == 409
+        assert (await asked("/predict", {"inputs": "hello"}, "space1;d=1")).status_code == 409
+        refused = await asked("/v1/embeddings", {"input": "hello", "dimensions": 1})
+        assert (refused.status_code, "may be cut to 3, 2" in refused.json()["error"]["message"]) == (422, True)
 
 
 async def test_the_open_inference_protocol_is_spoken() -> None:

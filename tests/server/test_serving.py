@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.bench import server_soak
 from tests.server.conftest import Served, start, stop
 
 from serinus_contract import manifest as contract
@@ -136,6 +137,20 @@ def test_metrics_have_the_contracts_names(served: Served) -> None:
     cosine = re.search(r"^serinus_probe_cosine (\S+)$", shown, re.MULTILINE)
     assert cosine is not None
     assert float(cosine[1]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_under_load_with_clients_that_leave_no_request_fails_and_memory_is_read(served: Served) -> None:
+    """The ten minutes of `make bench-soak` in three seconds; whether memory is flat is judged there."""
+    port = int(served.url.rpartition(":")[2])
+    found = server_soak.soak(port, served.process.pid, rate=40, seconds=3, part_seconds=1)
+    assert found["answered"] > 60
+    assert len(found["memory_mb"]) == 3
+    assert all(megabytes > 50 for megabytes in found["memory_mb"])
+    steady, growing = [100.0] * 12, [100.0 + number for number in range(12)]
+    assert [grown <= allowed for grown, allowed in map(server_soak.growth_mb, (steady, [2 * x for x in growing]))] == [
+        True,
+        False,
+    ]
 
 
 def test_sigterm_drains_without_a_failed_request(packaged: Path, tmp_path: Path) -> None:
