@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test test-scheduler docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status requirements clean
+.PHONY: help setup check lint types imports fast test test-scheduler docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ screenshots: setup  ## draw docs/dashboard/*.png: the page in headless Chromium,
 
 docs: setup  ## write the generated parts of the documents (a test fails while they differ from the code)
 	$(PYTHON) docs/generate.py
+
+install-yaml: setup  ## the chart as one plain manifest on standard output: make -s install-yaml SET="--set images.operator=… --set …" > install.yaml
+	@$(PYTHON) -m tests.cluster.chart $(SET)
 
 requirements:  ## resolve requirements/*.txt anew from pyproject.toml (hashed; no index named)
 	./requirements/compile.sh

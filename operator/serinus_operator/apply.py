@@ -11,6 +11,7 @@ from serinus_contract.names import API_VERSION, GROUP, KIND, space_service
 from serinus_operator import manifests
 from serinus_operator.cache import Cache
 from serinus_operator.errors import Conflict
+from serinus_operator.guard import Guard
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release
 from serinus_operator.registry import says
@@ -34,9 +35,16 @@ class Writer:
     """Carries out plans for one release."""
 
     def __init__(
-        self, kube: Kube, cache: Cache, registry: RegistryWatch, release: Release, spec: Spec, defaults: Defaults
+        self,
+        kube: Kube,
+        cache: Cache,
+        registry: RegistryWatch,
+        guard: Guard,
+        release: Release,
+        spec: Spec,
+        defaults: Defaults,
     ) -> None:
-        self._kube, self._cache, self._registry = kube, cache, registry
+        self._kube, self._cache, self._registry, self._guard = kube, cache, registry, guard
         self._release, self._spec, self._defaults = release, spec, defaults
         self.synced: RegistryIntent | None = None  # what the registry was seen to say after it was told
 
@@ -51,6 +59,7 @@ class Writer:
             case ApplyServing():
                 await self._serve(action)
             case CreateDeployment(revision, replicas, backend):
+                await self._guard.check(spec.serving)
                 await self._create(manifests.deployment(release, spec, revision, replicas, self._defaults, backend))
             case Scale(revision, replicas):
                 name = manifests.deployment_name(release, revision)
@@ -58,6 +67,11 @@ class Writer:
             case DeleteDeployment(revision):
                 await self._kube.delete("Deployment", release.namespace, manifests.deployment_name(release, revision))
             case CreateVerifyJob(revision, against):
+                await self._guard.check(spec.serving)
+                if (
+                    spec.serving.template
+                ):  # CEL cannot see all of it: a pod that could never be made is told of before a rollout
+                    await self._kube.try_out(manifests.deployment(release, spec, revision, 1, self._defaults))
                 await self._create(manifests.verify_job(release, spec, revision, against, self._defaults))
             case DeleteVerifyJob(revision):
                 await self._kube.delete("Job", release.namespace, manifests.verify_job_name(release, revision))

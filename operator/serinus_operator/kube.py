@@ -33,6 +33,11 @@ _PREFIXES: Final = {
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
     "Event": ("/api/v1", "events"),
     "ModelRelease": (f"/apis/{GROUP}/{API_VERSION}", PLURAL),
+    "ValidatingAdmissionPolicy": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies"),
+    "ValidatingAdmissionPolicyBinding": (
+        "/apis/admissionregistration.k8s.io/v1",
+        "validatingadmissionpolicybindings",
+    ),
 }
 
 
@@ -51,6 +56,15 @@ class Kube:
         """Creates an object. Raises Conflict when it exists."""
         path = _path(manifest["kind"], manifest["metadata"]["namespace"])
         return await self._call("POST", path, body=manifest, query={"fieldManager": FIELD_MANAGER})
+
+    async def try_out(self, manifest: JSON) -> None:
+        """Has the API server examine an object as if it were created: nothing is stored. Raises Rejected with what is wrong in it."""
+        path = _path(manifest["kind"], manifest["metadata"]["namespace"])
+        query = {"fieldManager": FIELD_MANAGER, "dryRun": "All", "fieldValidation": "Strict"}
+        try:
+            await self._call("POST", path, body=manifest, query=query)
+        except Conflict:
+            return  # it exists, and was examined then
 
     async def apply(self, manifest: JSON) -> JSON:
         """Server-side apply: creates the object or makes our fields of it so. Raises Rejected when the cluster has no such kind."""
@@ -102,8 +116,8 @@ class Kube:
             return False
         return any(each["name"] == plural for each in answer["resources"])
 
-    async def get(self, kind: str, namespace: str, name: str) -> JSON:
-        """Reads an object. Raises NotFound."""
+    async def get(self, kind: str, namespace: str | None, name: str) -> JSON:
+        """Reads an object, in no namespace when that is None. Raises NotFound."""
         return await self._call("GET", _path(kind, namespace, name))
 
     async def pages(self, kind: str, namespace: str | None, label_selector: str) -> AsyncIterator[JSON]:

@@ -15,13 +15,13 @@ from serinus_contract import names
 from serinus_operator.rollout.actions import ApplyServing, Route
 from serinus_operator.rollout.model import Target
 from serinus_operator.spec import Gateway, Spec
+from serinus_operator.template import SERVER, merged
 
 JSON: TypeAlias = dict[str, Any]
 
 MANAGED_BY: Final = {"app.kubernetes.io/managed-by": "serinus"}
 VERIFY_LABEL: Final = "serinus.dev/verify"
 ROUTE_ANNOTATION: Final = "serinus.dev/told-apart"
-_CONTAINER: Final = "server"
 _NO_REVISION: Final = "none"
 _PARENT: Final = ("name", "namespace", "sectionName", "port")
 _LONGEST_REQUEST_SECONDS: Final = 30
@@ -63,7 +63,7 @@ def deployment(
     pod = _pod(release, spec, revision, defaults)
     container = pod["containers"][0]
     container |= {"ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT}], **_probes(spec)}
-    if backend:
+    if backend and all(each["name"] != names.BACKEND_ENV for each in container["env"]):  # a user's own choice stays
         container["env"] += [
             {"name": names.BACKEND_ENV, "value": backend},
             {"name": names.BACKEND_REASON_ENV, "value": f"verify chose it for revision {revision.revision}"},
@@ -93,6 +93,7 @@ def verify_job(release: Release, spec: Spec, revision: Target, against: str | No
     """The verify Job: the canary's pod without serving labels, ports and probes. Nothing of it can meet a user."""
     pod = _pod(release, spec, revision, defaults) | {"restartPolicy": "Never"}
     container = pod["containers"][0]
+    pod["containers"] = [container]  # others, which never end, would keep the Job from ending
     container |= {
         "args": ["verify"],
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -268,7 +269,7 @@ def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> 
         names.DRAIN_SECONDS_ENV: str(drain_seconds),
     }
     logging_to = {"secretKeyRef": {"name": names.PREDICTION_LOG_SECRET, "key": "url", "optional": True}}
-    return dict(spec.serving.template.get("spec", {})) | {
+    ours: JSON = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": drain_seconds + _LONGEST_REQUEST_SECONDS,
@@ -281,7 +282,7 @@ def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> 
         },
         "containers": [
             {
-                "name": _CONTAINER,
+                "name": SERVER,
                 "image": spec.serving.image or defaults.image,
                 "imagePullPolicy": defaults.image_pull_policy,
                 "args": ["serve"],
@@ -300,6 +301,7 @@ def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> 
         ],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
+    return merged(ours, spec.serving.template.get("spec", {}))
 
 
 def _probes(spec: Spec) -> JSON:

@@ -17,6 +17,7 @@ from serinus_operator.cache import Cache, Key
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
 from serinus_operator.gates.judge import new_alerts
 from serinus_operator.gates.windows import subtract
+from serinus_operator.guard import Guard
 from serinus_operator.judging import EPOCH, Judging, aligned
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Defaults, Release, served_revisions
@@ -147,7 +148,8 @@ class Reconciler:
         )
         if decided.actions:
             await self._confirm(stored)
-        writer = Writer(around.kube, around.cache, around.registries, release, spec, defaults)
+        guard = Guard(around.kube, settings.admission_policy)
+        writer = Writer(around.kube, around.cache, around.registries, guard, release, spec, defaults)
         for action in decided.actions:
             log.info("%s: %s", release, action)
         try:

@@ -38,6 +38,7 @@ class Settings:
     metrics_port: int = 8080
     max_concurrent_rollouts: int = 0  # 0: no limit
     price: Price = field(default_factory=Price)
+    admission_policy: str = ""  # guards what of a ModelRelease only a pod's creator may choose; empty: that is refused
     notify_url: str | None = None  # a secret: who knows it may post there
 
 
@@ -56,6 +57,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         identity=environment.get("POD_NAME", "serinus-operator"),
         scrape_lag=timedelta(seconds=_number(environment, "SERINUS_SCRAPE_LAG_SECONDS", 10)),
         registry_poll=timedelta(seconds=_number(environment, "SERINUS_REGISTRY_POLL_SECONDS", 5)),
+        admission_policy=environment.get("SERINUS_ADMISSION_POLICY", ""),
         notify_url=environment.get("SERINUS_NOTIFY_URL") or None,
         max_concurrent_rollouts=int(_number(environment, "SERINUS_MAX_CONCURRENT_ROLLOUTS", 0)),
         price=Price(

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 from serinus_operator.errors import InvalidSpec
+from serinus_operator.template import refuse_directives
 
 _UNITS: Final = {
     "ms": timedelta(milliseconds=1),
@@ -60,7 +61,7 @@ class ModelRef:
 class Serving:
     """What the user chose of the pods; part of the revision. `image` None means the operator's setting.
 
-    `template` is where pods run (node selector, tolerations, affinity …) and what labels and annotations they carry.
+    `template` is a PodTemplateSpec that is laid over the operator's own: where pods run, and what is in them beside the server.
     """
 
     image: str | None
@@ -331,6 +332,7 @@ def _model(data: Mapping[str, Any]) -> ModelRef:
 
 
 def _serving(data: Mapping[str, Any]) -> Serving:
+    refuse_directives(data.get("template", {}))
     return Serving(
         image=data.get("image"),
         resources=data.get("resources", {}),

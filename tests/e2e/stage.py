@@ -46,6 +46,7 @@ class Stage:
         try:
             self.cluster.up({"nvidia.com/gpu": GPUS})
             self._clear()
+            self._confine("default", OPERATOR_NAMESPACE)
             operator, server = self._images()
             self._start_mlflow()
             self._install(operator, server)
@@ -115,6 +116,13 @@ class Stage:
             built.append(name)
         return built[0], built[1]
 
+    def _confine(self, *namespaces: str) -> None:
+        """Only pods that satisfy Pod Security `restricted` may run there."""
+        for name in namespaces:
+            labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+            namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+            self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(namespace))
+
     def _start_mlflow(self) -> None:
         folder = self.cluster.folder / "mlflow"
         folder.mkdir(exist_ok=True)
@@ -142,7 +150,7 @@ class Stage:
         path = self.cluster.folder / "values.json"
         path.write_text(json.dumps(values))
         install = ["upgrade", "--install", "serinus", str(ROOT / "charts" / "serinus"), "--values", str(path)]
-        where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout=240s"]
+        where = ["--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout=240s"]
         self._helm(*install, *where)
         say("the operator runs (chart charts/serinus)")
 

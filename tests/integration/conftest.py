@@ -5,6 +5,7 @@ Pods have no node here, so a thread plays the kubelet: it writes pod status, as 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cluster import chart
 from tests.cluster.binaries import tail
 from tests.cluster.control_plane import ControlPlane
 from tests.integration.surroundings import (
@@ -32,9 +34,19 @@ __all__ = ["Kubelet", "Metrics", "Operator", "eventually"]
 CRD = Path(__file__).parents[2] / "crds" / "modelreleases.yaml"
 
 
+OPERATOR = "system:serviceaccount:default:serinus-operator"
+_INSTALLED = ("Lease", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ServiceAccount", "ValidatingAdmissionPolicy",
+              "ValidatingAdmissionPolicyBinding")  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane:
+    """With what the chart installs beside the operator's own pod."""
+    with ControlPlane(tmp_path_factory.mktemp("control-plane"), audited_user=OPERATOR) as plane:
+        things = [each for each in chart.rendered(namespace="default") if each["kind"] in _INSTALLED]
+        installed = {"apiVersion": "v1", "kind": "List", "items": things}
+        applied = plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(installed))
+        assert applied.returncode == 0, applied.stderr
         applied = plane.kubectl("apply", "-f", str(CRD))
         assert applied.returncode == 0, applied.stderr
         wait_established(plane, "modelreleases.serinus.dev")
@@ -107,9 +119,28 @@ def metrics(control_plane: ControlPlane) -> Iterator[Metrics]:
         yield source
 
 
+@pytest.fixture(scope="session")
+def operators_kubeconfig(control_plane: ControlPlane) -> Path:
+    """The operator's own service account, with the rights that the chart gives it and no other."""
+    token = control_plane.kubectl("create", "token", "serinus-operator", "--namespace=default", "--duration=8h")
+    assert token.returncode == 0, token.stderr
+    cluster = {"server": control_plane.url, "certificate-authority": str(control_plane.pki.ca)}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": token.stdout.strip()}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path = control_plane.folder / "operators-kubeconfig"
+    path.write_text(json.dumps(config))
+    return path
+
+
 @pytest.fixture
-def operator(control_plane: ControlPlane, mlflow_server: str, metrics: Metrics, tmp_path: Path) -> Iterator[Operator]:
-    environment = operator_environment(control_plane.kubeconfig, mlflow_server, metrics.url)
+def operator(operators_kubeconfig: Path, mlflow_server: str, metrics: Metrics, tmp_path: Path) -> Iterator[Operator]:
+    environment = operator_environment(operators_kubeconfig, mlflow_server, metrics.url)
     quick = {"SERINUS_SCRAPE_LAG_SECONDS": "1", "SERINUS_REGISTRY_POLL_SECONDS": "1"}
     notified = {"SERINUS_NOTIFY_URL": f"{metrics.url}/notify"}
     started = Operator(environment | quick | notified, tmp_path / "operator.log")
@@ -117,6 +148,7 @@ def operator(control_plane: ControlPlane, mlflow_server: str, metrics: Metrics, 
     yield started
     started.stop()
     assert "Traceback" not in started.log.read_text(), tail(started.log, 60)
+    assert " 403 " not in started.log.read_text(), tail(started.log, 60)  # the chart's rights are enough
 
 
 @pytest.fixture

@@ -208,6 +208,7 @@ def operator_environment(kubeconfig: Path, mlflow: str, prometheus: str) -> dict
         "SERINUS_REGISTRIES": json.dumps({"default": mlflow}),
         "SERINUS_PROMETHEUS_URL": prometheus,
         "SERINUS_METRICS_PORT": str(free_port()),
+        "SERINUS_ADMISSION_POLICY": "serinus-pods.serinus.dev",
         "POD_NAME": "operator-under-test",
         "POD_NAMESPACE": "default",
     }

@@ -89,9 +89,19 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         with_spec(serving={"template": {"metadata": {"labels": {"serinus.dev/release": "x"}}}}),
         "the operator's own",
     ),
-    "template with containers": (
-        with_spec(serving={"template": {"spec": {"containers": []}}}),
-        "spec.serving.template.spec.containers",
+    "template with another image of the server": (
+        with_spec(serving={"template": {"spec": {"containers": [{"name": "server", "image": "x"}]}}}),
+        "its image is spec.serving.image",
+    ),
+    "template with a variable of the operator's": (
+        with_spec(
+            serving={"template": {"spec": {"containers": [{"name": "server", "env": [{"name": "SERINUS_RELEASE"}]}]}}}
+        ),
+        "the operator sets MLFLOW_MODEL_URI",
+    ),
+    "template with a folder of the node": (
+        with_spec(serving={"template": {"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}}}),
+        "spec.serving.template.spec.volumes[0].hostPath",
     ),
     "toleration that is no object": (
         with_spec(serving={"template": {"spec": {"tolerations": ["gpu"]}}}),
