@@ -1,13 +1,14 @@
 # Every command of this project. `make help` lists them.
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
+CYCLONEDX := cyclonedx-bom==7.5.0
 STAMP  := $(VENV)/.installed
 
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test test-scheduler docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml requirements clean
+.PHONY: help setup check lint types imports fast test test-scheduler docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +89,13 @@ docs: setup  ## write the generated parts of the documents (a test fails while t
 
 install-yaml: setup  ## the chart as one plain manifest on standard output: make -s install-yaml SET="--set images.operator=… --set …" > install.yaml
 	@$(PYTHON) -m tests.cluster.chart $(SET)
+
+sbom: setup  ## write sbom/*.cdx.json: what each image's Python packages are, with hashes, as CycloneDX (10 seconds)
+	@mkdir -p sbom
+	@for kind in operator server-cpu server-gpu; do \
+	  PYTHONWARNINGS=ignore $(VENV)/bin/uv tool run --quiet --from $(CYCLONEDX) cyclonedx-py requirements requirements/$$kind.txt --pyproject pyproject.toml \
+	    --output-reproducible --validate --output-file sbom/$$kind.cdx.json && echo "sbom/$$kind.cdx.json"; \
+	done
 
 requirements:  ## resolve requirements/*.txt anew from pyproject.toml (hashed; no index named)
 	./requirements/compile.sh
