@@ -13,7 +13,8 @@ from serinus_operator.cache import Cache
 from serinus_operator.errors import Conflict
 from serinus_operator.guard import Guard
 from serinus_operator.kube import Kube
-from serinus_operator.manifests import Defaults, Release
+from serinus_operator.manifests import Release
+from serinus_operator.pod_template import Defaults
 from serinus_operator.registry import says
 from serinus_operator.registry_watch import RegistryWatch
 from serinus_operator.rollout.actions import (
@@ -88,14 +89,14 @@ class Writer:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             if not _stands(manifest, self._cache.child(key, kind, name), live):
                 self._cache.put(kind, await self._kube.apply(manifest))
-        for name, service in self._cache.children(key).services.items():
+        for name in list(self._cache.children(key).services):
             prefix = space_service(release.name, "")
             if name.startswith(prefix) and name.removeprefix(prefix) not in live.spaces:
                 await self._kube.delete("Service", release.namespace, name)
-                self._cache.drop("Service", dict(service))
-        if live.route is None and (route := self._cache.child(key, "HTTPRoute", release.name)) is not None:
+                self._cache.forget(key, "Service", name)
+        if live.route is None and self._cache.child(key, "HTTPRoute", release.name) is not None:
             await self._kube.delete("HTTPRoute", release.namespace, release.name)
-            self._cache.drop("HTTPRoute", route)
+            self._cache.forget(key, "HTTPRoute", release.name)
 
     async def _create(self, manifest: manifests.JSON) -> None:
         """One that exists already is what an earlier run of the same plan made: read it."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from serinus_contract import names
+from serinus_operator.pod_template import Defaults, pod_spec
 from serinus_operator.rollout.actions import ApplyServing, Route
 from serinus_operator.rollout.model import Target
 from serinus_operator.spec import Gateway, Spec
-from serinus_operator.template import SERVER, merged
 
 JSON: TypeAlias = dict[str, Any]
 
@@ -24,7 +24,6 @@ VERIFY_LABEL: Final = "serinus.dev/verify"
 ROUTE_ANNOTATION: Final = "serinus.dev/told-apart"
 _NO_REVISION: Final = "none"
 _PARENT: Final = ("name", "namespace", "sectionName", "port")
-_LONGEST_REQUEST_SECONDS: Final = 30
 _STARTUP_PROBE_SECONDS: Final = 5
 _VERIFY_TTL_SECONDS: Final = 3600
 # The operator's own deadline comes first: it knows why the pod waits, and the Job's end takes that pod away.
@@ -43,15 +42,6 @@ class Release:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """The operator's settings that go into pods; resolved once per revision and kept in its Deployment."""
-
-    image: str
-    image_pull_policy: str
-    tracking_uri: str
-
-
 def deployment(
     release: Release, spec: Spec, revision: Target, replicas: int, defaults: Defaults, backend: str = ""
 ) -> JSON:
@@ -60,11 +50,12 @@ def deployment(
     With the `backend` that verify chose all pods encode alike, wherever they run.
     """
     labels = {names.RELEASE_LABEL: release.name, names.REVISION_LABEL: revision.revision}
-    pod = _pod(release, spec, revision, defaults)
+    pod = pod_spec(release.namespace, release.name, spec, revision, defaults)
     container = pod["containers"][0]
     container |= {"ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT}], **_probes(spec)}
-    if backend and all(each["name"] != names.BACKEND_ENV for each in container["env"]):  # a user's own choice stays
-        container["env"] += [
+    if backend:
+        container["env"] = [
+            *(each for each in container["env"] if each["name"] != names.BACKEND_ENV),
             {"name": names.BACKEND_ENV, "value": backend},
             {"name": names.BACKEND_REASON_ENV, "value": f"verify chose it for revision {revision.revision}"},
         ]
@@ -91,7 +82,7 @@ def deployment(
 
 def verify_job(release: Release, spec: Spec, revision: Target, against: str | None, defaults: Defaults) -> JSON:
     """The verify Job: the canary's pod without serving labels, ports and probes. Nothing of it can meet a user."""
-    pod = _pod(release, spec, revision, defaults) | {"restartPolicy": "Never"}
+    pod = pod_spec(release.namespace, release.name, spec, revision, defaults) | {"restartPolicy": "Never"}
     container = pod["containers"][0]
     pod["containers"] = [container]  # others, which never end, would keep the Job from ending
     container |= {
@@ -254,54 +245,6 @@ def _service(release: Release, name: str, selector: JSON) -> JSON:
         "metadata": _metadata(release, name),
         "spec": {"selector": selector, "ports": [port]},
     }
-
-
-def _pod(release: Release, spec: Spec, revision: Target, defaults: Defaults) -> JSON:
-    """A pod that satisfies Pod Security `restricted`."""
-    drain_seconds = int(spec.serving.drain.total_seconds())
-    environment = {
-        names.MODEL_URI_ENV: f"models:/{spec.model.name}/{revision.version}",
-        names.TRACKING_URI_ENV: defaults.tracking_uri,
-        names.DIGEST_ENV: revision.digest,
-        names.RELEASE_ENV: release.name,
-        names.NAMESPACE_ENV: release.namespace,
-        names.REVISION_ENV: revision.revision,
-        names.DRAIN_SECONDS_ENV: str(drain_seconds),
-    }
-    logging_to = {"secretKeyRef": {"name": names.PREDICTION_LOG_SECRET, "key": "url", "optional": True}}
-    ours: JSON = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": drain_seconds + _LONGEST_REQUEST_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [
-            {
-                "name": SERVER,
-                "image": spec.serving.image or defaults.image,
-                "imagePullPolicy": defaults.image_pull_policy,
-                "args": ["serve"],
-                "env": [
-                    *({"name": name, "value": value} for name, value in environment.items()),
-                    {"name": names.PREDICTION_LOG_ENV, "valueFrom": logging_to},
-                ],
-                "resources": dict(spec.serving.resources),
-                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-            }
-        ],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-    }
-    return merged(ours, spec.serving.template.get("spec", {}))
 
 
 def _probes(spec: Spec) -> JSON:

@@ -6,7 +6,7 @@ All but how rollouts ended follows from the stored statuses: a restart of the op
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -54,12 +54,12 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """The metrics now."""
-        releases = [(key, release.get("status") or {}) for key, release in sorted(self._cache.releases.items())]
-        yield from self._rollouts(releases)
-        yield from _gates(releases)
-        yield from self._used([key for key, _ in releases])
+        releases = sorted(self._cache.releases)
+        yield from self._rollouts(self._statuses(releases))
+        yield from _gates(self._statuses(releases))
+        yield from self._used(releases)
         ended = CounterMetricFamily("serinus_rollouts_ended", "Rollouts that ended", labels=[*_RELEASE, "result"])
-        for key, _ in releases:
+        for key in releases:
             for result in Result:
                 ended.add_metric([*key, result], self._ended[key, result])
         yield ended
@@ -73,6 +73,13 @@ class Metrics:
             since = self._failing_since.get(registry)
             failing.add_metric([registry], since.timestamp() if since else 0)
         yield from (answered, failing)
+
+    def _statuses(self, releases: list[Key]) -> Iterator[tuple[Key, JSON]]:
+        """One after another: all of them unpacked would be most of the operator's memory."""
+        for key in releases:
+            release = self._cache.releases.get(key)  # it is the scrape's own thread
+            if release is not None:
+                yield key, release.json().get("status") or {}
 
     def _used(self, releases: list[Key]) -> Iterator[Metric]:
         of = [*_RELEASE, "version"]
@@ -94,7 +101,7 @@ class Metrics:
         yield from (gpus, pods, requests, tokens, money)
 
     @staticmethod
-    def _rollouts(releases: list[tuple[Key, JSON]]) -> Iterator[Metric]:
+    def _rollouts(releases: Iterable[tuple[Key, JSON]]) -> Iterator[Metric]:
         phase = _gauge("serinus_release_phase", "1 for the phase of a release", *_RELEASE, "phase")
         revision = _gauge(
             "serinus_release_revision_info", "Which revision is what", *_RELEASE, "role", "revision", "version"
@@ -124,7 +131,7 @@ class Metrics:
         yield from (phase, revision, weight, step, progressed, ended)
 
 
-def _gates(releases: list[tuple[Key, JSON]]) -> Iterator[Metric]:
+def _gates(releases: Iterable[tuple[Key, JSON]]) -> Iterator[Metric]:
     evidence = _gauge("serinus_gate_evidence", "Evidence against the canary", *_RELEASE, "gate")
     needed = _gauge("serinus_gate_evidence_needed", "Evidence at which the gate fails", *_RELEASE, "gate")
     undecided = _gauge(

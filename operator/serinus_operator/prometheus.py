@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
-from array import array
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from datetime import datetime
+from typing import Any, Final
 
 import requests
 from prometheus_api_client.exceptions import PrometheusApiClientException
@@ -21,7 +18,6 @@ from prometheus_api_client.prometheus_connect import PrometheusConnect
 from urllib3.util.retry import Retry
 
 from serinus_contract.metrics import (
-    COMPARED_LATENCIES_SECONDS,
     CONFIDENCE,
     EMBEDDING_OUT_OF_BAND_TOTAL,
     INPUT_OUT_OF_BAND_TOTAL,
@@ -35,16 +31,11 @@ from serinus_contract.metrics import (
 from serinus_contract.names import RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL
 from serinus_operator.deadlined import DeadlinedAdapter
 from serinus_operator.errors import Unavailable
-from serinus_operator.gates.windows import Counters, Reading, Sample
-
-ReleaseKey: TypeAlias = tuple[str, str]  # namespace, release name
-Snapshot: TypeAlias = Mapping[ReleaseKey, Reading]
-_Pod: TypeAlias = tuple[ReleaseKey, tuple[str, str]]  # and revision, pod name
+from serinus_operator.snapshots import BOUNDS, READY_AT, Pod, ReleaseKey, Snapshot, named, series_of
 
 _LABELS: Final = f"namespace, pod, {RELEASE_SERIES_LABEL}, {REVISION_SERIES_LABEL}"
 _BY: Final = f"by ({_LABELS})"
-_BOUNDS: Final = tuple(bound for pair in COMPARED_LATENCIES_SECONDS for bound in pair)
-_ASKED: Final = (*_BOUNDS, *SUMMARISED_LATENCIES_SECONDS)
+_ASKED: Final = (*BOUNDS, *SUMMARISED_LATENCIES_SECONDS)
 # The last sample of these minutes, also after a scrape that failed: a pod must not vanish and come back with all that it ever counted.
 _LAST: Final = "last_over_time({}[5m])"
 _COUNTERS: Final = {
@@ -67,7 +58,7 @@ _BUCKETS: Final = tuple(
     for bounds in (f'{{le=~"{"|".join(map(str, _ASKED[first : first + 2]))}"}}' for first in range(0, len(_ASKED), 2))
 )
 _READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
-_KEPT_SNAPSHOTS: Final = 3  # a thousand pods are a megabyte; an older instant is asked for again
+_KEPT_SNAPSHOTS: Final = 3  # ten thousand pods are 5 MB; an older instant is asked for again
 _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
 
 
@@ -104,51 +95,34 @@ class Prometheus:
             return self._read(at)
 
     def _read(self, at: datetime) -> Snapshot:
-        values: defaultdict[_Pod, dict[str, float]] = defaultdict(dict)
+        snapshot = Snapshot(tuple(_QUERIES))
         for counter, query in _QUERIES.items():
-            for pod, _, value in self._series(query, at):
-                values[pod][counter] = value
-        within: defaultdict[_Pod, dict[float, float]] = defaultdict(dict)
+            for release, pod, _, value in self._series(query, at):
+                snapshot.add(counter, release, pod, value)
         for query in _BUCKETS:
-            for pod, labels, value in self._series(query, at):
-                within[pod][_number(labels.get("le"))] = value
-        ready_at = {pod: _instant(value) for pod, _, value in self._series(_READY_AT, at)}
-        snapshot: defaultdict[ReleaseKey, dict[tuple[str, str], Sample]] = defaultdict(dict)
-        for pod, counters in values.items():
-            release, revision_and_pod = pod
-            # A pod that has answered and does not count by a bound: another version's buckets, not a slow pod.
-            absent = math.nan if counters.get("latency_count") else 0.0
-            by_bound, summarised = (
-                array("d", (within[pod].get(bound, absent) for bound in bounds))
-                for bounds in (_BOUNDS, SUMMARISED_LATENCIES_SECONDS)
-            )
-            banded = counters.get("confidence_count", 0.0) if "embedding_out_of_band" in counters else 0.0
-            sample = Sample(
-                Counters(**counters, banded=banded, within=by_bound, summarised=summarised), ready_at.get(pod)
-            )
-            snapshot[release][revision_and_pod] = sample
-        return dict(snapshot)
+            for release, pod, labels, value in self._series(query, at):
+                snapshot.add(_number(labels.get("le")), release, pod, value)
+        for release, pod, _, value in self._series(_READY_AT, at):
+            snapshot.add(READY_AT, release, pod, value)
+        return snapshot
 
-    def _series(self, query: str, at: datetime) -> Iterator[tuple[_Pod, Mapping[str, str], float]]:
+    def _series(self, query: str, at: datetime) -> Iterator[tuple[ReleaseKey, Pod, Mapping[str, str], float]]:
         """Pod, labels and value of each series; what is no count (NaN, negative, beyond counting) is left out: a pod may claim anything."""
         for series in self._query(query, at):
-            labels = series["metric"]
-            # Every series and every snapshot repeats these names: each is held once.
-            namespace, name, revision, pod_name = (
-                sys.intern(str(labels.get(label, "")))
-                for label in ("namespace", RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL, "pod")
-            )
-            release, pod = (namespace, name), (revision, pod_name)
-            value = _number(series["value"][1])
+            labels, value = series["metric"], _number(series["value"][1])
             if 0 <= value <= _MOST_COUNTED:
-                yield (release, pod), labels, value
+                namespace, release, revision, pod = named(
+                    labels, "namespace", RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL, "pod"
+                )
+                yield (namespace, release), (revision, pod), labels, value
 
-    def _query(self, query: str, at: datetime) -> list[dict[str, Any]]:
+    def _query(self, query: str, at: datetime) -> Iterable[dict[str, Any]]:
         parameters = {"time": at.timestamp(), "timeout": f"{self._seconds:g}s"}
         try:
-            answer: list[dict[str, Any]] = self._connection.custom_query(query, params=parameters)
-            if not all("metric" in series and len(series["value"]) == 2 for series in answer):
-                raise ValueError("the answer is no vector")
+            for series in self._connection.custom_query(query, params=parameters):
+                if "metric" not in series or len(series["value"]) != 2:
+                    raise ValueError("the answer is no vector")
+                yield series
         except (
             requests.RequestException,
             PrometheusApiClientException,
@@ -160,7 +134,6 @@ class Prometheus:
             said = f"{type(error).__name__}: {str(error)[:200]}"
             why = f"no whole answer within {self._seconds:g} s" if self._adapter.over else said
             raise Unavailable(f"Prometheus: {why}") from error
-        return answer
 
 
 def _number(text: object) -> float:
@@ -171,21 +144,23 @@ def _number(text: object) -> float:
         return math.nan
 
 
-def _instant(seconds: float) -> datetime | None:
-    """None for 0 (not ready yet) and for what is no time: then the pod counts as warm."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC) if seconds else None
-    except (ValueError, OverflowError, OSError):
-        return None
+class _Answer(requests.Response):
+    """An answer that the client library reads a part at a time."""
+
+    def json(self, **_: Any) -> Any:
+        return {"data": {"result": series_of(self.content)}}
 
 
 def _session() -> requests.Session:
     """A session that sees what the client library drops: warnings, with which Prometheus marks answers that are not whole."""
 
-    def refuse_warnings(response: requests.Response, **_: Any) -> None:
+    def whole(response: requests.Response, **_: Any) -> requests.Response:
         if response.ok and b'"warnings"' in response.content and (warnings := response.json().get("warnings")):
             raise requests.RequestException("the answer is not whole: " + "; ".join(warnings))
+        answer = _Answer()
+        vars(answer).update(vars(response))
+        return answer
 
     session = requests.Session()
-    session.hooks["response"].append(refuse_warnings)
+    session.hooks["response"].append(whole)
     return session

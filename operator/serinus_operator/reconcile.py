@@ -13,16 +13,17 @@ from typing import Any, Final, TypeAlias
 
 from serinus_operator import observe, status_codec, storing
 from serinus_operator.apply import Writer
-from serinus_operator.cache import Cache, Key
+from serinus_operator.cache import Cache, Key, StoredRelease
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
 from serinus_operator.gates.judge import new_alerts
 from serinus_operator.gates.windows import subtract
 from serinus_operator.guard import Guard
 from serinus_operator.judging import EPOCH, Judging, aligned
 from serinus_operator.kube import Kube
-from serinus_operator.manifests import Defaults, Release, served_revisions
+from serinus_operator.manifests import Release, served_revisions
 from serinus_operator.metrics import Metrics
 from serinus_operator.notify import ANALYSIS_ALERT, Notifier
+from serinus_operator.pod_template import Defaults
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
 from serinus_operator.registry import lost, resolve, says, unresolved
@@ -63,7 +64,7 @@ class Surroundings:
 class _Known:
     """A release as stored, read once. `status` may be ahead of `saved`, the stored one, by figures that can wait."""
 
-    stored: JSON
+    stored: StoredRelease
     saved: Status
     status: Status
     saved_at: datetime = EPOCH
@@ -85,8 +86,9 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """Brings one release a step further. Returns the seconds until it wants another look."""
         around = self._around
-        release_json = around.cache.releases.get(key)
-        if release_json is None or release_json["metadata"].get("deletionTimestamp"):
+        stored = around.cache.releases.get(key)
+        release_json = {} if stored is None else stored.json()
+        if stored is None or release_json["metadata"].get("deletionTimestamp"):
             self._known.pop(key, None)
             self._synced.pop(key, None)
             self._confirmed.discard(key)
@@ -94,9 +96,9 @@ class Reconciler:
         now = around.clock()
         release = Release(key[0], key[1], release_json["metadata"]["uid"])
         known = self._known.get(key)
-        if known is None or known.stored is not release_json:
+        if known is None or known.stored is not stored:
             saved = status_codec.decode(release_json.get("status"))
-            known = self._known[key] = _Known(release_json, saved, saved)
+            known = self._known[key] = _Known(stored, saved, saved)
         status = known.status
         try:
             spec = known.spec = known.spec or self._spec(release_json)
@@ -117,6 +119,8 @@ class Reconciler:
             return _SOON_SECONDS  # it may allow the next thing at once; watches tell of others' changes and of what is gone
         due = [at for at in (decided.check_at, next_window, store_at) if at is not None]
         unsettled = decided.status.canary is not None or decided.status.phase is not Phase.HEALTHY
+        if not unsettled and key in self._known:
+            self._known[key].spec = None  # of those at rest there are many
         return min([*(max(0.05, (at - now).total_seconds()) for at in due), _LOOK_AGAIN_SECONDS[unsettled]])
 
     def _spec(self, release_json: JSON) -> Spec:
@@ -132,7 +136,7 @@ class Reconciler:
         if not limit:
             return ""
         rolling = {each for each in self._rolling if each in releases}
-        rolling |= {each for each, release in releases.items() if (release.get("status") or {}).get("canary")}
+        rolling |= {each for each, release in releases.items() if release.rolling}
         others = len(rolling - {key})
         if others < limit:
             return ""
@@ -239,18 +243,16 @@ class Reconciler:
         return Counted(latest, counts)
 
     async def _store_status(self, stored: JSON, status: Status) -> None:
-        encoded, metadata = status_codec.encode(status), stored["metadata"]
+        around, encoded = self._around, status_codec.encode(status)
         if stored.get("status") == encoded:
             return
+        key = (stored["metadata"]["namespace"], stored["metadata"]["name"])
         try:
-            key = (metadata["namespace"], metadata["name"])
-            self._around.cache.put_release(await self._around.kube.replace_status({**stored, "status": encoded}))
-            stored = self._around.cache.releases.get(key, stored)
-            self._known[key] = _Known(stored, status, status, self._around.clock(), self._known[key].spec)
+            around.cache.put_release(await around.kube.replace_status({**stored, "status": encoded}))
+            known = _Known(around.cache.releases[key], status, status, around.clock(), self._known[key].spec)
+            self._known[key] = known
         except Conflict:
-            self._around.cache.put_release(
-                await self._around.kube.get("ModelRelease", metadata["namespace"], metadata["name"])
-            )
+            around.cache.put_release(await around.kube.get("ModelRelease", *key))
             raise
 
 

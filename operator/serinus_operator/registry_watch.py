@@ -122,9 +122,8 @@ class RegistryWatch:
     def _followers(self) -> dict[Model, list[Key]]:
         followers: dict[Model, list[Key]] = {}
         for key, release in self._cache.releases.items():
-            named = release["spec"].get("model") or {}
-            if named.get("registry") in self._registries:
-                followers.setdefault((named["registry"], named.get("name", "")), []).append(key)
+            if release.model[0] in self._registries:
+                followers.setdefault(release.model, []).append(key)
         return followers
 
 

@@ -58,6 +58,15 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """How texts are encoded; None is the server's own choice."""
+
+    backend: str | None = None
+    max_batch_tokens: int | None = None
+    queue_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """What the user chose of the pods; part of the revision. `image` None means the operator's setting.
 
@@ -68,6 +77,7 @@ class Serving:
     resources: Mapping[str, Any]
     drain: timedelta
     template: Mapping[str, Any] = field(default_factory=dict)
+    engine: Engine = Engine()
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,11 +343,13 @@ def _model(data: Mapping[str, Any]) -> ModelRef:
 
 def _serving(data: Mapping[str, Any]) -> Serving:
     refuse_directives(data.get("template", {}))
+    engine = data.get("engine", {})
     return Serving(
         image=data.get("image"),
         resources=data.get("resources", {}),
         drain=parse_duration(data["drain"], "spec.serving.drain"),
         template=data.get("template", {}),
+        engine=Engine(engine.get("backend"), engine.get("maxBatchTokens"), engine.get("queueTokens")),
     )
 
 

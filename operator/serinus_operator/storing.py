@@ -14,6 +14,10 @@ from serinus_operator.rollout.cost import Cost
 from serinus_operator.rollout.model import Status
 
 _FIGURES: Final = timedelta(seconds=15)
+_TOLD_LATER: Final = (
+    "RegistrySynced",
+    "AnalysisPassing",
+)  # a verdict that ends or promotes something is stored with what it decides
 _EVIDENCE: Final = timedelta(seconds=30)
 _HELD: Final = timedelta(
     seconds=60
@@ -26,6 +30,8 @@ def patience(saved: Status, status: Status) -> timedelta | None:
         return None if saved.cost.held == status.cost.held else _HELD
     if not status.registry:
         saved = replace(saved, registry=status.registry)  # an intent seen done is done again without effect
+    if saved.evidence is None:  # its first window is a figure; that it is gone, or another revision's, is none
+        saved = replace(saved, evidence=status.evidence)
     if _decisions(saved) != _decisions(status):
         return timedelta()
     return _EVIDENCE if _counts(saved) == _counts(status) else _FIGURES
@@ -37,23 +43,22 @@ def _decisions(status: Status) -> Any:
     return replace(
         status,
         message="",
+        verdict="",
         replicas=0,
         stable=stable and replace(stable, ready=0),
         canary=canary and replace(canary, ready=0),
         step=step and replace(step, ready=0, progressed_at=step.started_at),
         weight=replace(status.weight, achieved=0),
-        gates=tuple(
-            replace(gate, requests=0, evidence=0.0, needed=0.0, message="", alert="alerts" if gate.alert else "")
-            for gate in status.gates
-        ),
+        gates=(),
         evidence=None,
         behaviour=None,
         cost=Cost(),
-        conditions=tuple(replace(each, message="") for each in status.conditions if each.type != "RegistrySynced"),
+        conditions=tuple(replace(each, message="") for each in status.conditions if each.type not in _TOLD_LATER),
     ), status.evidence and status.evidence.canary_revision
 
 
 def _counts(status: Status) -> Any:
     ready = [side and side.ready for side in (status.stable, status.canary)]
-    synced = [each.status for each in status.conditions if each.type == "RegistrySynced"]
-    return ready, synced, status.replicas, status.weight, status.step
+    told = [(each.status, each.reason) for each in status.conditions if each.type in _TOLD_LATER]
+    gates = [(gate.name, gate.verdict, bool(gate.alert)) for gate in status.gates]
+    return ready, told, gates, status.verdict, status.replicas, status.weight, status.step

@@ -70,16 +70,16 @@ def _merge(base: Any, over: Any, name: str = "") -> Any:
             each: _merge(base[each], over[each], each) if each in base else over[each] for each in over
         }
     if isinstance(base, Sequence) and isinstance(over, Sequence) and name in _KEYS:
-        return _by_key(base, over, _KEYS[name])
+        return _by_key(base, over, _KEYS[name], whole=name == "env")  # a variable has a value or a source, not both
     return over
 
 
-def _by_key(base: Sequence[Any], over: Sequence[Any], key: str) -> list[Any]:
+def _by_key(base: Sequence[Any], over: Sequence[Any], key: str, *, whole: bool) -> list[Any]:
     """The base's items in their order, then the new ones in theirs."""
     found = {str(each.get(key)): each for each in base}
     for each in over:
         name = str(each.get(key))
-        found[name] = _merge(found[name], each) if name in found else each
+        found[name] = _merge(found[name], each) if name in found and not whole else each
     return list(found.values())
 
 

@@ -63,9 +63,9 @@ class Settings(BaseSettings):
     max_text_characters: int = Field(default=32_768, gt=0, alias="SERINUS_MAX_TEXT_CHARACTERS")
     max_texts: int = Field(default=256, gt=0, alias="SERINUS_MAX_TEXTS", description="texts of one request")
     max_body_bytes: int = Field(default=2 * 1024 * 1024, gt=0, alias="SERINUS_MAX_BODY_BYTES")
-    max_batch_tokens: int = Field(default=16_384, gt=0, alias="SERINUS_MAX_BATCH_TOKENS")
+    max_batch_tokens: int = Field(default=16_384, gt=0, alias=names.MAX_BATCH_TOKENS_ENV)
     queue_tokens: int = Field(
-        default=262_144, gt=0, alias="SERINUS_QUEUE_TOKENS", description="admitted tokens; beyond them 429"
+        default=262_144, gt=0, alias=names.QUEUE_TOKENS_ENV, description="admitted tokens; beyond them 429"
     )
     queue_seconds: float = Field(
         default=10.0,

@@ -175,7 +175,8 @@ class Metrics:
                     self.send_error(503)
                     return
                 result = source.answer(asked["query"][0], float(asked["time"][0]))
-                body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
+                answer = {"status": "success", "data": {"resultType": "vector", "result": result}}
+                body = json.dumps(answer, separators=(",", ":")).encode()  # as Prometheus writes it
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +28,27 @@ def plugin(plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[
     environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "200"}
     command = [sys.executable, "-m", "serinus_operator.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@contextmanager
+def watching(plane: ControlPlane, name: str) -> Iterator[tuple[Path, Path]]:
+    """`get NAME --watch` on a terminal and into a file, until Ctrl-C. Yields what each has drawn so far."""
+    command = [sys.executable, "-m", "serinus_operator.cli", "get", name, "--watch"]
+    environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "200"}
+    drawn = (plane.folder / "terminal", plane.folder / "file")
+    started = []
+    for path, more in zip(drawn, ({"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}, {}), strict=True):
+        with path.open("wb") as stream:
+            started.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=environment | more))
+    try:
+        yield drawn
+        for each in started:
+            each.send_signal(signal.SIGINT)
+        assert [each.wait(20) for each in started] == [0, 0]
+    finally:
+        for each in started:
+            each.kill()
+            each.wait(20)
 
 
 def refusals(team: Team) -> list[int]:
@@ -48,8 +69,12 @@ def test_a_person_sees_and_steers_a_rollout(
     assert nothing.returncode == 1
     assert "no rollout is in progress" in nothing.stderr
 
-    team.register()
-    eventually("it waits for a person", lambda: team.status().get("phase") == "Paused")
+    with watching(control_plane, team.name) as (on_terminal, in_file):
+        team.register()
+        eventually("it waits for a person", lambda: team.status().get("phase") == "Paused")
+        for seen in (on_terminal, in_file):
+            eventually("the pause is drawn", lambda seen=seen: "step 3/4 pause until promoted" in seen.read_text())
+            assert "canary: model version 2" in seen.read_text()
     shown = plugin(control_plane, "get", team.name).stdout
     assert "stable: model version 1" in shown
     assert "canary: model version 2" in shown
@@ -75,6 +100,12 @@ def test_a_person_sees_and_steers_a_rollout(
         expect(page.locator("#said")).to_contain_text("step 3 (pause until promoted) released")
         expect(page.locator("#facts .phase")).to_have_text("Healthy")
         expect(page.locator("#facts")).to_contain_text("model version 1 serves with 3 ready replicas")
+    stable, *earlier = [each["revision"] for each in team.status()["history"]]
+    for revision in (stable, "nobody"):
+        unknown = plugin(control_plane, "undo", team.name, "--to", revision)
+        assert (unknown.returncode, f"no promoted revision {revision} is among" in unknown.stderr) == (1, True)
+    assert "back to model version 2" in plugin(control_plane, "undo", team.name, "--to", earlier[0]).stdout
+    eventually("it goes back through the steps", lambda: team.status().get("canary", {}).get("revision") == earlier[0])
 
 
 def test_what_is_not_there_is_one_sentence(control_plane: ControlPlane) -> None:

@@ -27,6 +27,10 @@ def routing(**routing: Any) -> dict[str, Any]:
     return with_spec(strategy={"routing": routing})
 
 
+def overlay(**pod: Any) -> dict[str, Any]:
+    return with_spec(serving={"template": {"spec": pod}})
+
+
 def gate(**rule: Any) -> dict[str, Any]:
     return with_spec(analysis={"gates": [{"name": "g", **rule}]})
 
@@ -102,6 +106,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "template with a folder of the node": (
         with_spec(serving={"template": {"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}}}),
         "spec.serving.template.spec.volumes[0].hostPath",
+    ),
+    "template with another volume tmp": (
+        overlay(volumes=[{"name": "tmp", "emptyDir": {}}]),
+        "the volume tmp is the operator's own",
+    ),
+    "volume without a name": (overlay(volumes=[{"emptyDir": {}}]), "spec.serving.template.spec.volumes[0].name"),
+    "unknown backend": (with_spec(serving={"engine": {"backend": "tensorrt"}}), "spec.serving.engine.backend"),
+    "a batch of no tokens": (
+        with_spec(serving={"engine": {"maxBatchTokens": 0}}),
+        "spec.serving.engine.maxBatchTokens",
+    ),
+    "a queue in words": (with_spec(serving={"engine": {"queueTokens": "many"}}), "spec.serving.engine.queueTokens"),
+    "claim without a name": (
+        with_spec(serving={"resources": {"claims": [{"request": "gpu"}]}}),
+        "spec.serving.resources.claims[0].name",
     ),
     "toleration that is no object": (
         with_spec(serving={"template": {"spec": {"tolerations": ["gpu"]}}}),

@@ -16,6 +16,7 @@ from serinus_operator.cache import Cache
 from serinus_operator.cli import views
 from serinus_operator.metrics import Metrics
 from serinus_operator.observe import Children, pods_in_use, versions
+from serinus_operator.pods import read_pod
 from serinus_operator.rollout.cost import Cost, PodUse, Price, amount
 from serinus_operator.rollout.model import Status
 from serinus_operator.settings import read_settings
@@ -67,7 +68,7 @@ def test_pods_without_an_accelerator_are_counted_apart_and_slices_like_devices()
         pod("cpu"), leaving, pod("claims", resourceClaims=[{"name": "gpu"}]),
         pod("waits", scheduled="False", phase="Pending", containers=devices), pod("verified", phase="Succeeded", containers=devices),
     )  # fmt: skip
-    children = Children(pods=pods)
+    children = Children(pods=tuple(read_pod(each) for each in pods))
     assert pods_in_use(children) == {"7": (PodUse(START, 0), PodUse(START, 2), PodUse(START, 1))}
     assert versions(children) == {"rev": "7"}
     (used,) = Cost().accrued(pods_in_use(children), at(10)).as_of(at(3600))

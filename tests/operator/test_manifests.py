@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from tests.operator.world import spec
 
 from serinus_operator import manifests
-from serinus_operator.manifests import Defaults, Release
+from serinus_operator.errors import InvalidSpec
+from serinus_operator.manifests import Release
+from serinus_operator.pod_template import Defaults
 from serinus_operator.rollout.model import Target
 from serinus_operator.rollout.observed import Resolved
 from serinus_operator.rollout.revision import target_of
+from serinus_operator.spec import Engine
 
 RELEASE = Release("default", "embedder", "uid")
 REVISION = Target("abc", "3", "digest", "space")
@@ -43,6 +47,45 @@ def test_a_runtime_that_verify_chose_is_pinned_in_the_pods_and_none_is_where_it_
     assert environment("openvino")["SERINUS_BACKEND"] == "openvino"
     assert environment("openvino")["SERINUS_BACKEND_REASON"] == "verify chose it for revision abc"
     assert "SERINUS_BACKEND" not in environment("")
+
+
+def test_volumes_variables_and_claims_of_the_template_stand_beside_what_is_the_operators_own() -> None:
+    mount = {"name": "cache", "mountPath": "/cache"}
+    container = {
+        "name": "server",
+        "env": [{"name": "SERINUS_PREDICTION_LOG", "value": "jsonl:/cache/log"}],
+        "volumeMounts": [mount],
+    }
+    claims = [{"name": "gpu", "resourceClaimTemplateName": "h100"}]
+    overlay = {"containers": [container], "volumes": [{"name": "cache", "emptyDir": {}}], "resourceClaims": claims}
+    resources = {"claims": [{"name": "gpu"}]}
+    plain = spec()
+    chosen = replace(plain, serving=replace(plain.serving, template={"spec": overlay}, resources=resources))
+    pod = manifests.deployment(RELEASE, chosen, REVISION, 2, DEFAULTS)["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    assert pod["resourceClaims"] == claims
+    assert [volume["name"] for volume in pod["volumes"]] == ["tmp", "cache"]
+    assert server["volumeMounts"][1:] == [mount]
+    assert server["resources"] == resources
+    assert [each for each in server["env"] if each["name"] == "SERINUS_PREDICTION_LOG"] == container["env"]
+    assert "MLFLOW_MODEL_URI" in {each["name"] for each in server["env"]}
+
+
+def test_the_engine_is_what_the_spec_says_and_makes_another_revision() -> None:
+    plain, engine = spec(), Engine("openvino", 8192)
+    chosen = replace(plain, serving=replace(plain.serving, engine=engine))
+    (server,) = manifests.deployment(RELEASE, chosen, REVISION, 2, DEFAULTS)["spec"]["template"]["spec"]["containers"]
+    said = {each["name"]: each.get("value") for each in server["env"]}
+    assert (said["SERINUS_BACKEND"], said["SERINUS_MAX_BATCH_TOKENS"]) == ("openvino", "8192")
+    assert "SERINUS_QUEUE_TOKENS" not in said
+    resolved = Resolved("3", "digest", "space")
+    assert target_of(chosen.serving, resolved).revision != target_of(plain.serving, resolved).revision
+
+
+def test_a_directive_of_a_strategic_merge_is_refused_by_its_name() -> None:
+    affinity = {"nodeAffinity": [{"$patch": "delete"}]}
+    with pytest.raises(InvalidSpec, match=r"template\.spec\.affinity\.nodeAffinity\[0\]: \$patch is refused"):
+        spec(serving={"template": {"spec": {"affinity": affinity}}})
 
 
 def test_verify_pods_are_out_of_every_services_reach() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,13 +15,14 @@ from serinus_operator.gates.judge import Verdict
 from serinus_operator.metrics import Metrics
 
 KEY = ("team", "embedder")
+VERSIONS = count(1)
 
 
 def shown(world: World, metrics: Metrics | None = None) -> set[str]:
     cache = metrics._cache if metrics else Cache()
-    metadata = {"namespace": KEY[0], "name": KEY[1], "resourceVersion": "1"}
+    metadata = {"namespace": KEY[0], "name": KEY[1], "uid": "u", "resourceVersion": str(next(VERSIONS))}
     release: dict[str, Any] = {"metadata": metadata, "status": status_codec.encode(world.status)}
-    cache.releases[KEY] = release
+    cache.put_release(release)
     registry = CollectorRegistry()
     registry.register(metrics or Metrics(cache, lambda: START))
     return set(generate_latest(registry).decode().replace('namespace="team",', "").splitlines())

@@ -8,16 +8,18 @@ import pytest
 
 from serinus_operator import observe
 from serinus_operator.observe import Children
+from serinus_operator.pods import Pod, read_pod
 from serinus_operator.rollout.observed import JobState, Problem
 
 LABELS = {"serinus.dev/release": "release", "serinus.dev/revision": "r"}
 
 
-def pod(**status: Any) -> dict[str, Any]:
-    return {"metadata": {"name": "pod", "labels": LABELS}, "status": status}
+def pod(*, verifies: bool = False, **status: Any) -> Pod:
+    labels = LABELS | ({"serinus.dev/verify": "release"} if verifies else {})
+    return read_pod({"metadata": {"name": "pod", "labels": labels}, "status": status})
 
 
-def problem(*pods: dict[str, Any], **deployment_status: Any) -> Problem | None:
+def problem(*pods: Pod, **deployment_status: Any) -> Problem | None:
     deployment = {"metadata": {"labels": LABELS, "generation": 1}, "spec": {"replicas": 1}, "status": deployment_status}
     return observe.workloads(Children(deployments=(deployment,), pods=pods))["r"].problem
 
@@ -73,8 +75,7 @@ def test_an_image_that_cannot_be_pulled_is_no_shortage() -> None:
 def test_a_verify_run_without_a_report_says_why(said: str, expected: str) -> None:
     job = {"metadata": {"labels": LABELS}, "status": {"conditions": [{"type": "Failed", "status": "True"}]}}
     ended = {"reason": "Error", "exitCode": 2, "message": said}
-    its_pod = pod(containerStatuses=[{"state": {"terminated": ended}}])
-    its_pod["metadata"]["labels"] = LABELS | {"serinus.dev/verify": "release"}
+    its_pod = pod(verifies=True, containerStatuses=[{"state": {"terminated": ended}}])
     found = observe.verify_jobs(Children(jobs=(job,), pods=(its_pod,)))["r"]
     assert found.report is None
     assert found.message.startswith("Error, exit code 2: ")
@@ -88,9 +89,7 @@ def test_a_verify_run_without_a_report_says_why(said: str, expected: str) -> Non
 )
 def test_a_job_that_is_ahead_of_what_the_pods_watch_has_shown_is_waited_for(status: Any, its_pod: Any) -> None:
     job = {"metadata": {"labels": LABELS}, "status": status}
-    pods = () if its_pod is None else (pod(**its_pod),)
-    for each in pods:
-        each["metadata"]["labels"] = LABELS | {"serinus.dev/verify": "release"}
+    pods = () if its_pod is None else (pod(verifies=True, **its_pod),)
     found = observe.verify_jobs(Children(jobs=(job,), pods=pods))["r"]
     assert found.state is JobState.RUNNING
     assert found.problem is None or not found.problem.shortage
@@ -106,8 +105,7 @@ def test_a_job_that_ran_out_of_time_leaves_no_pod_to_wait_for() -> None:
 
 def test_a_pod_that_was_asked_to_go_is_no_capacity_though_it_is_still_ready() -> None:
     labels = {"serinus.dev/revision": "r"}
-    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
-    pods = tuple({"metadata": {"name": f"p{number}", "labels": labels}, "status": ready} for number in range(10))
+    pods = (pod(conditions=[{"type": "Ready", "status": "True"}]),) * 10
     lowered = {
         "metadata": {"name": "d", "labels": labels, "generation": 2},
         "spec": {"replicas": 9},

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from serinus_operator.gates.judge import Evidence, GateVerdict, Verdict
 from serinus_operator.rollout.cost import Cost, PodUse, Price
-from serinus_operator.rollout.model import Canary, Phase, RegistryIntent, Revision, Status, Weight
+from serinus_operator.rollout.model import Canary, Phase, RegistryIntent, Result, Revision, Status, Weight
 from serinus_operator.storing import patience
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,6 +36,13 @@ def test_ready_pods_wait_a_little_and_evidence_a_little_longer() -> None:
     assert judged == timedelta(seconds=30)
 
 
+def test_a_verdict_and_the_first_window_are_figures_until_something_is_decided_by_them() -> None:
+    passing = replace(GATE, verdict=Verdict.PASS)
+    assert patience(ROLLING, replace(ROLLING, gates=(passing,), verdict="Pass")) == timedelta(seconds=15)
+    fresh = replace(ROLLING, gates=(), evidence=None)
+    assert patience(fresh, ROLLING) == timedelta(seconds=15)
+
+
 def test_a_wish_seen_done_by_the_registry_may_be_forgotten_later() -> None:
     wished = replace(ROLLING, registry=RegistryIntent(aliases={"canary": "2"}))
     assert patience(wished, ROLLING) == timedelta(seconds=30)
@@ -45,7 +52,7 @@ def test_a_decision_never_waits() -> None:
     for decided in (
         replace(ROLLING, weight=Weight(50, 0)),
         replace(ROLLING, canary=replace(CANARY, verified=True)),
-        replace(ROLLING, gates=(replace(GATE, verdict=Verdict.FAIL),)),
+        replace(ROLLING, canary=replace(CANARY, ending=Result.ROLLED_BACK)),
         replace(ROLLING, evidence=None),
         replace(ROLLING, registry=RegistryIntent(aliases={"canary": "2"})),
         replace(ROLLING, phase=Phase.PAUSED),

@@ -134,7 +134,7 @@ def exported(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> set[st
     world.verdict = Verdict.INCONCLUSIVE
     world.run(20)
     cache = Cache()
-    metadata = {"namespace": "team", "name": "embedder", "resourceVersion": "1"}
+    metadata = {"namespace": "team", "name": "embedder", "uid": "u", "resourceVersion": "1"}
     cache.put_release({"metadata": metadata, "status": status_codec.encode(world.status)})
     registry = CollectorRegistry()
     metrics = Metrics(cache, lambda: world.now)

@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 from click.shell_completion import get_completion_class
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import Progress
 
@@ -46,7 +46,7 @@ def get(connect: Callable[[], Cluster], name: str | None, watch: bool) -> None:
     """Show releases, or one with its pods, step, gates, and cost."""
     cluster = connect()
 
-    def draw() -> Any:
+    def draw() -> RenderableType:
         if not name:
             return views.overview(cluster.releases())
         return views.tree(cluster.release(name), cluster.pods(name), datetime.now(UTC))  # noqa: TID251 - a person's now
@@ -55,10 +55,27 @@ def get(connect: Callable[[], Cluster], name: str | None, watch: bool) -> None:
     if not watch:
         console.print(draw())
         return
+    with suppress(KeyboardInterrupt):
+        (_redraw if console.is_terminal else _print_changes)(console, draw)
+
+
+def _redraw(console: Console, draw: Callable[[], RenderableType]) -> None:
     with Live(draw(), console=console, screen=False, auto_refresh=False) as live:
         while True:
             time.sleep(_REFRESH_SECONDS)
-            live.update(Group(draw()), refresh=True)
+            live.update(draw(), refresh=True)
+
+
+def _print_changes(console: Console, draw: Callable[[], RenderableType]) -> None:
+    """Into a file or a pipe: whole again whenever it says something else."""
+    shown = ""
+    while True:
+        with console.capture() as drawn:
+            console.print(draw())
+        if drawn.get() != shown:
+            shown = drawn.get()
+            click.echo(shown)
+        time.sleep(_REFRESH_SECONDS)
 
 
 @cli.command()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Final
 
 from serinus_operator.rollout.model import Target
 from serinus_operator.rollout.observed import Resolved
-from serinus_operator.spec import Serving, Step
+from serinus_operator.spec import Engine, Serving, Step
 
 _LENGTH: Final = 10
 
@@ -24,6 +25,8 @@ def target_of(serving: Serving, resolved: Resolved) -> Target:
     }
     if serving.template:  # left out where it is empty: a field that is new must not make new revisions of what runs
         chosen["template"] = serving.template
+    if serving.engine != Engine():
+        chosen["engine"] = asdict(serving.engine)
     return Target(_hash(chosen), resolved.version, resolved.digest, resolved.space)
 
 
