@@ -49,6 +49,7 @@ def _decisions(status: Status) -> Any:
         canary=canary and replace(canary, ready=0),
         step=step and replace(step, ready=0, progressed_at=step.started_at),
         weight=replace(status.weight, achieved=0),
+        capacity=replace(status.capacity, free=None),
         gates=(),
         evidence=None,
         behaviour=None,
@@ -61,4 +62,4 @@ def _counts(status: Status) -> Any:
     ready = [side and side.ready for side in (status.stable, status.canary)]
     told = [(each.status, each.reason) for each in status.conditions if each.type in _TOLD_LATER]
     gates = [(gate.name, gate.verdict, bool(gate.alert)) for gate in status.gates]
-    return ready, told, gates, status.verdict, status.replicas, status.weight, status.step
+    return ready, told, gates, status.verdict, status.replicas, status.weight, status.step, status.capacity

@@ -59,7 +59,9 @@ def test_versions_are_promoted_refused_and_rolled_back(
     assert "latency" in metrics.told[-1]["text"]
 
 
-def test_killed_operator_goes_on_where_it_was(team: Team, operator: Operator, kubelet: Kubelet) -> None:
+def test_a_killed_operator_goes_on_where_it_was_and_an_upgraded_one_touches_no_pod(
+    team: Team, operator: Operator, kubelet: Kubelet
+) -> None:
     team.register()
     team.apply()
     eventually("version 1 is stable", lambda: team.stable_version() == "1")
@@ -67,8 +69,23 @@ def test_killed_operator_goes_on_where_it_was(team: Team, operator: Operator, ku
     eventually("the canary has traffic", lambda: team.status().get("weight", {}).get("desired"))
     operator.kill()
     operator.start()
+    canary = team.status()["canary"]["revision"]
+    on_trial = eventually("the canary's first pod", lambda: pods(team, canary))
     eventually("version 2 is stable", lambda: team.stable_version() == "2", 150)
     assert [entry["result"] for entry in team.status()["history"]] == ["Promoted", "Promoted"]
+    eventually("only version 2 has pods", lambda: len(team.kinds("pods")) == 3)
+    promoted = pods(team, canary)
+    assert on_trial <= promoted, "a promoted pod was replaced"
+
+    operator.stop()
+    operator.environment["SERINUS_SERVER_IMAGE"] = "example.org/server:2"
+    operator.start()
+    said = json.dumps({"id": "after the upgrade", "verb": "promote"})
+    team.plane.kubectl("annotate", "modelrelease", team.name, f"serinus.dev/command={said}")
+    eventually("it was looked at", lambda: team.status().get("command", {}).get("id") == "after the upgrade")
+    assert pods(team, canary) == promoted
+    (deployment,) = team.kinds("deployments")
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "example.org/server:1"
 
 
 def test_at_rest_nothing_is_written(team: Team, operator: Operator, kubelet: Kubelet) -> None:
@@ -124,6 +141,11 @@ def test_unknown_registry_is_a_condition_that_names_the_field(team: Team, operat
     team.apply(model={"name": team.model, "alias": "a", "registry": "elsewhere"})
     message = eventually("a sentence", lambda: team.status().get("message"))
     assert message.startswith("spec.model.registry: 'elsewhere' is unknown")
+
+
+def pods(team: Team, revision: str) -> set[str]:
+    found = team.kinds("pods")
+    return {pod["metadata"]["uid"] for pod in found if pod["metadata"]["labels"]["serinus.dev/revision"] == revision}
 
 
 def _spaces(team: Team) -> set[str]:

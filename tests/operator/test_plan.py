@@ -136,6 +136,18 @@ def test_another_target_in_the_middle_drains_the_old_canary_first() -> None:
     assert [entry.result for entry in world.status.history][:2] == [Result.PROMOTED, Result.SUPERSEDED]
 
 
+def test_so_many_rollouts_as_the_spec_says_are_remembered_the_newest_first() -> None:
+    world = World(spec=spec(history=2)).run(20)
+    for version in ("2", "3"):
+        world.resolution = Resolved(version, f"digest-{version}", f"space-{version}")
+        world.run(120)
+    assert [(entry.version, entry.result) for entry in world.status.history] == [
+        ("3", Result.PROMOTED),
+        ("2", Result.PROMOTED),
+    ]
+    assert all(entry.reason and entry.started_at < entry.ended_at for entry in world.status.history)
+
+
 def test_return_to_the_stable_version_wins() -> None:
     world = challenged().run(12)
     world.resolution = Resolved("1", "digest-1", "space-1")

@@ -38,6 +38,14 @@ def test_without_a_spare_gpu_auto_swaps_within_the_floor(replicas: int) -> None:
     assert world.status.capacity.policy is Policy.SURGE  # the next rollout finds out anew
 
 
+def test_that_there_is_no_room_is_told_while_it_is_so() -> None:
+    world = on(3, 3)
+    world.run(4)
+    assert world.status.capacity.free == 0
+    world.gpus += 1
+    assert world.run(2).status.capacity.free is None
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_where_the_floor_lets_nothing_go_the_reason_names_it(replicas: int) -> None:
     world = on(replicas, replicas).run(60)

@@ -101,9 +101,13 @@ class Former:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How this rollout makes room for pods; chosen anew for each rollout."""
+    """How this rollout makes room for pods; chosen anew for each rollout.
+
+    `free` is 0 while a pod of this release finds no room. How much there is otherwise nobody tells (nodes are not read): None.
+    """
 
     policy: Policy = Policy.SURGE
+    free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

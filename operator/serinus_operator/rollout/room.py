@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -20,16 +21,20 @@ def find_room(draft: Draft) -> None:
 
     What counts is who has to grow: the canary, and while it is withdrawn stable.
     """
-    canary, stable = draft.status.canary, draft.status.stable
-    if draft.spec.strategy.surge is not Surge.AUTO or policy(draft) is Policy.SWAP or canary is None or stable is None:
+    canary, stable, capacity = draft.status.canary, draft.status.stable, draft.status.capacity
+    if canary is None:
         return
     shortage = problem_of(draft, canary if canary.ending is None else stable)
-    if shortage is None or not shortage.shortage or shortage.since is None:
+    lacks = shortage is not None and shortage.shortage
+    draft.update(capacity=replace(capacity, free=0 if lacks else None))
+    if draft.spec.strategy.surge is not Surge.AUTO or policy(draft) is Policy.SWAP or stable is None:
+        return
+    if shortage is None or not lacks or shortage.since is None:
         return
     if draft.now < shortage.since + _PATIENCE:
         draft.look_again(shortage.since + _PATIENCE)
     elif can_swap(draft):
-        draft.update(capacity=Capacity(Policy.SWAP))
+        draft.update(capacity=Capacity(Policy.SWAP, 0))
         draft.say("Swapping", f"{shortage}; from now on a pod goes before its replacement comes")
     elif canary.ending is None:
         end(draft, Result.ROLLED_BACK, f"{shortage}{floor_hint(draft)}")
