@@ -38,9 +38,7 @@ QUEUE_TOKENS: Final = "serinus_queue_tokens"  # gauge
 GPU_RESERVED_BYTES: Final = "serinus_gpu_memory_reserved_bytes"  # gauge; 0 without a GPU
 GPU_ALLOCATED_BYTES: Final = "serinus_gpu_memory_allocated_bytes"  # gauge
 MODEL_INFO: Final = "serinus_model_info"  # gauge, always 1; labels model, version, space, digest, backend
-DRIFT: Final = (
-    "serinus_drift"  # gauge; labels signal (input_length, confidence, embedding), statistic (psi, js, kl, ks, shift)
-)
+DRIFT: Final = "serinus_drift"  # gauge; labels signal (input_length, confidence, embedding), statistic (psi, js, kl, ks, shift, mmd)
 DRIFT_FLOOR: Final = "serinus_drift_floor"  # gauge; same labels; what chance exceeds once in 100 000 looks
 DRIFT_LEVEL: Final = "serinus_drift_level"  # gauge; label signal; 0 none, 1 moderate, 2 high; absent with too few texts
 DRIFT_TEXTS: Final = "serinus_drift_effective_texts"  # gauge, Kish's n of the decayed window

@@ -49,6 +49,24 @@ def psi_by_chance(seen: float, reference: float, bins: int, probability: float) 
     return (1 / seen + 1 / reference) * chi_square_quantile(bins - 1, probability)
 
 
+def kl_by_chance(seen: float, reference: float, bins: int, probability: float) -> float:
+    """The same for KL, half of PSI to second order in p − q."""
+    return psi_by_chance(seen, reference, bins, probability) / 2
+
+
+def js_by_chance(seen: float, reference: float, bins: int, probability: float) -> float:
+    """The same for JS, an eighth of PSI to second order in p − q."""
+    return psi_by_chance(seen, reference, bins, probability) / 8
+
+
+def ks_by_chance(seen: float, reference: float, probability: float) -> float:
+    """What KS exceeds with at most this probability when nothing has drifted: √((1/n + 1/m)·ln(2/probability)/2) (Smirnov 1939).
+
+    Of continuous values it is the probability's first term; at the bounds of bins KS is smaller.
+    """
+    return math.sqrt((1 / seen + 1 / reference) * math.log(2 / probability) / 2)
+
+
 @cache
 def chi_square_quantile(degrees: float, probability: float) -> float:
     """The value that χ² with (also fractional) degrees of freedom exceeds with this probability. By bisection, to 1e-12 of itself."""

@@ -1,9 +1,10 @@
 """Drift of what is asked, against the served model's own reference profile: streaming, decayed, answered from a few numbers.
 
 Observes predictions after their answers. Three signals: length of the input (tokens), confidence, and where the embeddings lie (their
-cosine to the reference's mean, and how far their own mean is from it). A text weighs half as much after each half-life; Kish's effective n
-of those weights says how much may be concluded. Drift is high or moderate only when it is both large by the usual limits and larger than
-chance makes it once in 100 000 looks; with fewer than 200 effective texts nothing is said.
+cosine to the reference's mean, how far their own mean is from it, and how far all of them are from the reference's sample). A text weighs
+half as much after each half-life; Kish's effective n of those weights says how much may be concluded. Drift is high or moderate only when
+it is both large by the usual limits and larger than chance makes it once in 100 000 looks; with fewer than 200 effective texts nothing is
+said. MMD, which has no usual limits, is told with its floor and makes no level.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
@@ -20,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from serinus_contract import metrics as contract
-from serinus_server import distances
+from serinus_server import distances, mmd
 from serinus_server.encoders import Vectors
 from serinus_server.observing import Prediction
 from serinus_server.profile import Deciles, Profile, unit
@@ -72,16 +73,21 @@ class Bins:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one signal says. `shift` is of the embeddings alone; `level` is None below 200 effective texts."""
+    """What one signal says. `shift` and `mmd` are of the embeddings alone; `level` is None below 200 effective texts."""
 
     psi: float
     js: float
     kl: float
     ks: float
     psi_floor: float
+    js_floor: float
+    kl_floor: float
+    ks_floor: float
     level: Level | None
     shift: float | None = None
     shift_floor: float | None = None
+    mmd: float | None = None
+    mmd_floor: float | None = None
 
 
 class Drift:
@@ -97,6 +103,7 @@ class Drift:
         self._variance, self._degrees = spread(profile)
         self._seen = {name: [0.0] * len(bins.shares) for name, bins in self._bins().items()}
         self._sum = np.zeros(len(profile.mean), dtype=np.float64)
+        self._mmd = mmd.Stream(profile.sample)
         self._weight = self._squared_weight = 0.0
         self._long_or_short = self._far_or_near = 0
         self._length_band = (profile.token_deciles[0], profile.token_deciles[-1])
@@ -116,6 +123,7 @@ class Drift:
             self._long_or_short += not self._length_band[0] <= prediction.tokens <= self._length_band[1]
             self._far_or_near += not self._cosine_band[0] <= cosine <= self._cosine_band[1]
         self._sum += weight * vectors.sum(axis=0, dtype=np.float64)
+        self._mmd.add(vectors, weight)
         self._weight += weight * len(predictions)
         self._squared_weight += weight * weight * len(predictions)
 
@@ -136,8 +144,9 @@ class Drift:
         by_cosine = found["embedding"]
         shift, floor = self._shift(texts)
         level = None if by_cosine.level is None else max(by_cosine.level, judge(shift, floor, SHIFT_LIMITS))
-        found["embedding"] = Finding(
-            by_cosine.psi, by_cosine.js, by_cosine.kl, by_cosine.ks, by_cosine.psi_floor, level, shift, floor
+        apart, apart_by_chance = self._mmd.distance(), self._mmd.by_chance(texts, BY_CHANCE)
+        found["embedding"] = replace(
+            by_cosine, level=level, shift=shift, shift_floor=floor, mmd=apart, mmd_floor=apart_by_chance
         )
         return found
 
@@ -151,12 +160,11 @@ class Drift:
             contract.DRIFT_LEVEL, "0 none, 1 moderate, 2 high; absent below 200 effective texts", labels=["signal"]
         )
         for signal, finding in self.findings().items():
-            for statistic in ("psi", "js", "kl", "ks"):
-                drift.add_metric([signal, statistic], getattr(finding, statistic))
-            floor.add_metric([signal, "psi"], finding.psi_floor)
-            if finding.shift is not None and finding.shift_floor is not None:
-                drift.add_metric([signal, "shift"], finding.shift)
-                floor.add_metric([signal, "shift"], finding.shift_floor)
+            for statistic in ("psi", "js", "kl", "ks", "shift", "mmd"):
+                value, by_chance = getattr(finding, statistic), getattr(finding, f"{statistic}_floor")
+                if value is not None:
+                    drift.add_metric([signal, statistic], value)
+                    floor.add_metric([signal, statistic], by_chance)
             if finding.level is not None:
                 level.add_metric([signal], finding.level)
         yield from (drift, floor, level)
@@ -180,6 +188,7 @@ class Drift:
             for counts in self._seen.values():
                 counts[:] = [count * down for count in counts]
             self._sum *= down
+            self._mmd.scale(down)
             self._weight *= down
             self._squared_weight *= down * down
             self._began += exponent * self._half_life_seconds
@@ -192,11 +201,14 @@ class Drift:
         p = distances.smoothed(weights * (texts / total if total else 0.0))
         q = bins.reference()
         value = float(distances.psi(p, q))
-        floor = distances.psi_by_chance(texts, bins.texts, len(seen), BY_CHANCE)
-        level = judge(value, floor, PSI_LIMITS) if texts >= LEAST_TEXTS and total else None
-        return Finding(
-            value, float(distances.js(p, q)), float(distances.kl(p, q)), float(distances.ks(p, q)), floor, level
-        )
+        sizes = texts, bins.texts
+        floors = [
+            each(*sizes, len(seen), BY_CHANCE)
+            for each in (distances.psi_by_chance, distances.js_by_chance, distances.kl_by_chance)
+        ]
+        level = judge(value, floors[0], PSI_LIMITS) if texts >= LEAST_TEXTS and total else None
+        others = (float(each(p, q)) for each in (distances.js, distances.kl, distances.ks))
+        return Finding(value, *others, *floors, distances.ks_by_chance(*sizes, BY_CHANCE), level)
 
     def _shift(self, texts: float) -> tuple[float, float]:
         """Squared distance between the means in units of the reference's variance, and what chance makes of it.

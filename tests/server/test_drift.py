@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.spatial.distance import jensenshannon
+from scipy.spatial.distance import cdist, jensenshannon, pdist
 
 from serinus_contract.manifest import Manifest
-from serinus_server import distances, drift
+from serinus_server import distances, drift, mmd
 from serinus_server.drift import Bins, Drift, Level
 from serinus_server.observing import Prediction
 from serinus_server.profile import Profile, make_profile, unit
@@ -77,6 +77,19 @@ def test_quantiles_of_chi_square_are_scipys(degrees: float) -> None:
         assert ours == pytest.approx(stats.chi2.isf(probability, degrees), rel=1e-6)
 
 
+def test_floors_are_exceeded_about_as_often_as_is_said() -> None:
+    """At 5 %, where there is something to count: 4 000 pairs of samples of ten equal bins."""
+    n, m = 600, 900
+    p, q = (distances.smoothed(RNG.multinomial(size, [0.1] * 10, 4000).astype(float)) for size in (n, m))
+    for distance, by_chance in (
+        (distances.psi, distances.psi_by_chance),
+        (distances.kl, distances.kl_by_chance),
+        (distances.js, distances.js_by_chance),
+    ):
+        assert 0.04 < (distance(p, q) > by_chance(n, m, 10, 0.05)).mean() < 0.06, distance
+    assert (distances.ks(p, q) > distances.ks_by_chance(n, m, 0.05)).mean() < 0.05  # of bins: smaller than of values
+
+
 @pytest.mark.parametrize("n", [200, 500, 2000])
 def test_no_alert_in_2000_windows_without_drift(profile: Profile, n: int) -> None:
     everything, everything_long = vectors(20_000), lengths(20_000)
@@ -94,6 +107,10 @@ def test_no_alert_in_2000_windows_without_drift(profile: Profile, n: int) -> Non
         psi = distances.psi(distances.smoothed(counts.astype(float)), bins.reference())
         floor = distances.psi_by_chance(n, texts, len(bins.shares), drift.BY_CHANCE)
         assert {drift.judge(float(value), floor, drift.PSI_LIMITS) for value in psi} == {Level.NONE}
+        p, q, sizes = distances.smoothed(counts.astype(float)), bins.reference(), (n, texts, len(bins.shares))
+        assert distances.kl(p, q).max() < distances.kl_by_chance(*sizes, drift.BY_CHANCE)
+        assert distances.js(p, q).max() < distances.js_by_chance(*sizes, drift.BY_CHANCE)
+        assert distances.ks(p, q).max() < distances.ks_by_chance(n, texts, drift.BY_CHANCE)
     variance, degrees = drift.spread(profile)
     gaps = np.stack([everything[window].mean(axis=0) for window in chosen]) - profile.mean
     by_chance = distances.chi_square_quantile(degrees, drift.BY_CHANCE) / degrees
@@ -108,6 +125,81 @@ def test_the_floor_of_the_shift_is_of_the_size_of_chance(profile: Profile) -> No
     shift = ((windows - profile.mean) ** 2).sum(axis=1) / variance / (1 / 300 + 1 / profile.texts)
     assert 0.5 < shift.mean() < 2.0
     assert shift.max() < distances.chi_square_quantile(degrees, drift.BY_CHANCE) / degrees
+
+
+def test_mmd_is_that_of_an_independent_kernel_and_of_the_definition() -> None:
+    x, y = vectors(60), vectors(80, offset=0.3)
+    sigma = mmd.bandwidth(x)
+    assert sigma == pytest.approx(np.median(pdist(x.astype(float))), rel=1e-6)
+
+    def kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.exp(-cdist(one.astype(float), other.astype(float), "sqeuclidean") / (2 * sigma**2))
+
+    pairs = [kernel(x, x)[i, j] for i in range(60) for j in range(60) if i != j]
+    others = [kernel(y, y)[i, j] for i in range(80) for j in range(80) if i != j]
+    assert mmd.mmd(x, y, sigma) == pytest.approx(np.mean(pairs) + np.mean(others) - 2 * kernel(x, y).mean(), abs=1e-9)
+    same = [mmd.mmd(vectors(50), vectors(50), sigma) for _ in range(300)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / 300**0.5  # unbiased: 0 on the average, and negative half of the time
+    assert min(same) < 0 < max(same)
+
+
+def test_streamed_mmd_is_that_of_its_features_and_near_that_of_the_kernel() -> None:
+    """Weighted as by decay, in parts, brought down on the way."""
+    sample, seen = vectors(200), vectors(300, offset=0.3)
+    stream = mmd.Stream(sample)
+    stream.add(seen[:120], 1.0)
+    stream.scale(0.25)
+    stream.add(seen[120:], 2.0)
+    weights = np.r_[np.full(120, 0.25), np.full(180, 2.0)]
+    x, y = stream.features(seen), stream.features(sample)
+    assert np.allclose((x**2).sum(axis=1), 1)
+    pairs, products = np.outer(weights, weights), x @ x.T
+    off = ~np.eye(300, dtype=bool)
+    within = (pairs * products)[off].sum() / pairs[off].sum()
+    same = (y @ y.T)[~np.eye(200, dtype=bool)].mean()
+    exact = within + same - 2 * (weights @ x @ y.T).sum() / (weights.sum() * 200)
+    assert stream.distance() == pytest.approx(exact, abs=1e-9)
+    evenly = mmd.Stream(sample)
+    evenly.add(seen, 1.0)
+    kernels = mmd.mmd(seen, sample, mmd.bandwidth(sample))
+    assert evenly.distance() == pytest.approx(kernels, rel=0.35)
+
+
+def test_mmd_exceeds_its_floor_by_chance_as_often_as_is_said() -> None:
+    over = {0.05: 0, 0.01: 0, 1e-5: 0}
+    trials = 250
+    for _ in range(trials):
+        stream = mmd.Stream(vectors(100))
+        stream.add(vectors(200), 1.0)
+        for probability in over:
+            over[probability] += stream.distance() > stream.by_chance(200, probability)
+    assert 0.02 < over[0.05] / trials < 0.09
+    assert over[0.01] / trials < 0.03
+    assert over[1e-5] == 0
+
+
+def test_a_change_that_leaves_the_mean_alone_is_told_by_mmd(profile: Profile) -> None:
+    """Half of the texts lie nearer together than the reference's, half farther."""
+    given = vectors(1000).astype(np.float64)
+    spread = np.where(np.arange(1000) % 2, 0.1, 1.9)[:, None]
+    moved = (profile.mean + spread * (given - profile.mean)).astype(np.float32)
+    observed = Drift(profile, 600)
+    observed.observe(predictions(profile, moved, lengths(1000).tolist()))
+    embedding = observed.findings()["embedding"]
+    assert embedding.mmd is not None
+    assert embedding.mmd_floor is not None
+    assert embedding.mmd > embedding.mmd_floor
+    still = Drift(profile, 600)
+    still.observe(predictions(profile, vectors(1000), lengths(1000).tolist()))
+    embedding = still.findings()["embedding"]
+    assert (embedding.mmd or 0) < (embedding.mmd_floor or 0)
+    exported = {
+        (sample.name, sample.labels["statistic"])
+        for family in still.collect()
+        for sample in family.samples
+        if "statistic" in sample.labels
+    }
+    assert {("serinus_drift", "mmd"), ("serinus_drift_floor", "mmd")} <= exported
 
 
 def test_longer_texts_and_moved_embeddings_are_found_and_told_apart(profile: Profile) -> None:
