@@ -202,13 +202,18 @@ class Drift:
         q = bins.reference()
         value = float(distances.psi(p, q))
         sizes = texts, bins.texts
-        floors = [
-            each(*sizes, len(seen), BY_CHANCE)
-            for each in (distances.psi_by_chance, distances.js_by_chance, distances.kl_by_chance)
-        ]
-        level = judge(value, floors[0], PSI_LIMITS) if texts >= LEAST_TEXTS and total else None
-        others = (float(each(p, q)) for each in (distances.js, distances.kl, distances.ks))
-        return Finding(value, *others, *floors, distances.ks_by_chance(*sizes, BY_CHANCE), level)
+        floor = distances.psi_by_chance(*sizes, len(seen), BY_CHANCE)
+        return Finding(
+            psi=value,
+            js=float(distances.js(p, q)),
+            kl=float(distances.kl(p, q)),
+            ks=float(distances.ks(p, q)),
+            psi_floor=floor,
+            js_floor=distances.js_by_chance(*sizes, len(seen), BY_CHANCE),
+            kl_floor=distances.kl_by_chance(*sizes, len(seen), BY_CHANCE),
+            ks_floor=distances.ks_by_chance(*sizes, BY_CHANCE),
+            level=judge(value, floor, PSI_LIMITS) if texts >= LEAST_TEXTS and total else None,
+        )
 
     def _shift(self, texts: float) -> tuple[float, float]:
         """Squared distance between the means in units of the reference's variance, and what chance makes of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,9 +15,19 @@ from tests.operator.world import spec
 
 from serinus_operator.cli.__main__ import cli
 from serinus_operator.cli.files import read_spec
-from serinus_operator.cli.traffic_log import read_traffic
+from serinus_operator.cli.traffic_log import read_log, read_traffic
 from serinus_operator.forecast import forecast
-from serinus_operator.spec import SetWeight, Spec
+from serinus_operator.rehearsal import BOUNDS, Latencies, Traffic
+from serinus_operator.spec import (
+    ConfidenceGate,
+    ErrorRateGate,
+    Gate,
+    Gateway,
+    LatencyGate,
+    SetWeight,
+    Spec,
+    parse_duration,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modelrelease.yaml"
 
@@ -26,7 +37,7 @@ def example(replicas: int = 4) -> Spec:
 
 
 def test_enough_traffic_gives_no_problem_and_few_wrong_decisions() -> None:
-    found = forecast(example(), rate=200, errors=0.01, trials=12)
+    found = forecast(example(), Traffic(200), errors=0.01, trials=12)
     assert found.problems == ()
     assert found.false_rollback <= 1 / 12
     assert found.missed <= 0.5
@@ -37,18 +48,70 @@ def test_enough_traffic_gives_no_problem_and_few_wrong_decisions() -> None:
 def test_a_weight_that_few_replicas_cannot_give_is_a_problem() -> None:
     chosen = example()
     steps = (SetWeight(5), *chosen.strategy.steps[2:])
-    found = forecast(replace(chosen, strategy=replace(chosen.strategy, steps=steps)), rate=200, errors=0.01, trials=10)
+    found = forecast(
+        replace(chosen, strategy=replace(chosen.strategy, steps=steps)), Traffic(200), errors=0.01, trials=10
+    )
     assert found.problems == ("setWeight 5: 5 % of 4 replicas is 1 replica: 25 %",)
 
 
-def test_too_little_traffic_is_a_problem() -> None:
-    found = forecast(example(), rate=0.5, errors=0.01, trials=10)
-    assert "at 0.5 requests/s; more weight, time or traffic is needed" in found.problems[0]
+def test_a_gateway_gives_every_weight() -> None:
+    chosen = example()
+    strategy = replace(
+        chosen.strategy, steps=(SetWeight(5), *chosen.strategy.steps[2:]), gateway=Gateway(({"name": "g"},))
+    )
+    found = forecast(replace(chosen, strategy=strategy), Traffic(200), errors=0.01, trials=10)
+    assert found.problems == ()
+    assert found.steps[0].achieved_percent == 5.0
+
+
+def test_too_little_traffic_is_a_problem_and_the_time_it_would_need_is_said() -> None:
+    found = forecast(example(), Traffic(2), errors=0.01, trials=10)
+    problem = next(each for each in found.problems if each.startswith("analysis 1m: needs"))
+    told = re.fullmatch(r"analysis 1m: needs (\S+) at 2 requests/s, and is given 31m; more weight, .*", problem)
+    assert told is not None
+    assert timedelta(minutes=31) < parse_duration(told[1], "") < timedelta(hours=2)
+    hopeless = forecast(example(), Traffic(0.02), errors=0.01, trials=10)
+    assert "needs more than 2h46m40s at 0.02 requests/s" in hopeless.problems[0]
+
+
+def test_each_step_tells_the_evidence_that_twice_the_errors_would_have_gathered() -> None:
+    found = forecast(example(), Traffic(30), errors=0.05, trials=10)
+    judged = [step for step in found.steps if step.evidence is not None]
+    assert [step.label for step in judged] == ["analysis 1m", "analysis 1m"]
+    shares = [step.found or 0.0 for step in judged]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1 - found.missed)
+    assert all(0 < (step.evidence or 0) <= 1 for step in judged)
+
+
+LATENCIES = Latencies(tuple(min(1.0, bound / 0.03) for bound in BOUNDS), 0.015, 0.009)  # evenly from 0 to 30 ms
+
+
+def test_latencies_and_confidence_are_simulated_where_they_are_known() -> None:
+    found = forecast(example(), Traffic(100, LATENCIES, 2.0, 0.9), errors=0.01, trials=10)
+    assert (found.gates, found.problems) == (("errors", "latency", "confidence"), ())
+    assert found.false_rollback == 0
+    assert forecast(example(), Traffic(100), errors=0.01, trials=10).gates == ("errors",)
+
+
+def test_a_limit_that_the_log_itself_breaks_is_a_problem() -> None:
+    gates = (
+        Gate("errors", ErrorRateGate(), dry_run=False),
+        Gate("latency", LatencyGate(timedelta(milliseconds=10)), dry_run=False),
+        Gate("confidence", ConfidenceGate(0.95), dry_run=False),
+    )
+    chosen = example()
+    chosen = replace(chosen, analysis=replace(chosen.analysis, gates=gates, inconclusive_after=timedelta(0)))
+    found = forecast(chosen, Traffic(100, LATENCIES, 1.0, 0.9), errors=0.01, trials=10)
+    assert found.problems[:2] == (
+        "gate latency: the log's mean latency is 15 ms, maxMean is 10ms",
+        "gate confidence: the log's mean confidence is 0.90, minMean is 0.95",
+    )
 
 
 def test_gates_that_cannot_be_simulated_are_said() -> None:
     with pytest.raises(ValueError, match="no errorRate gate"):
-        forecast(replace(spec(), analysis=replace(spec().analysis, gates=())), 50, 0.01, 10)
+        forecast(replace(spec(), analysis=replace(spec().analysis, gates=())), Traffic(50), 0.01, 10)
 
 
 def test_the_command_prints_the_steps_and_exits_1_on_a_problem() -> None:
@@ -59,25 +122,61 @@ def test_the_command_prints_the_steps_and_exits_1_on_a_problem() -> None:
 
 
 def rows(count: int, *, release: str = "a", every: float = 0.05) -> str:
-    """Requests of two texts each, 20 a second."""
+    """Requests of two texts each, 20 a second, of 10 to 29 ms."""
     start = datetime(2026, 1, 1)  # the log's times are UTC without saying so
     lines = []
     for index in range(count):
         ts = (start + timedelta(seconds=index * every)).isoformat(sep=" ", timespec="milliseconds")
-        lines += [json.dumps({"ts": ts, "release": release, "request": index, "item": item}) for item in (0, 1)]
+        row = {"ts": ts, "release": release, "request": index, "latency_us": 10_000 + 1000 * (index % 20)}
+        lines += [json.dumps({**row, "item": item, "confidence": 52_428 + 13_107 * item}) for item in (0, 1)]
     return "\n".join(lines) + "\n"
 
 
-def test_the_rate_comes_from_a_prediction_log(tmp_path: Path) -> None:
+def test_rate_latencies_and_confidence_come_from_a_prediction_log(tmp_path: Path) -> None:
     log = tmp_path / "predictions.jsonl"
     log.write_text(rows(401) + rows(50, release="b"))
     command = ["plan", str(EXAMPLE), "--trials", "10", "--release", "a", "--from-log"]
     for run in (
         CliRunner().invoke(cli, [*command, str(log)]),
+        CliRunner().invoke(cli, [*command, f"jsonl:{log}"]),
         CliRunner().invoke(cli, [*command, "-"], input=rows(401)),
     ):
         assert run.exit_code in (0, 1), run.output
-        assert run.output.startswith("20.1 requests/s: 401 in 20 s of the log\n")
+        first, *rest = run.output.splitlines()
+        assert first == "20.1 requests/s: 401 in 20 s of the log, 19.5 ms on the mean, confidence 0.900"
+        assert any("simulated: gates errors, latency, confidence" in line for line in rest)
+
+
+def test_what_chdb_sums_up_is_what_the_lines_say(tmp_path: Path) -> None:
+    from serinus_server.prediction_log.sinks import open_sink, parse_target
+
+    folder = tmp_path / "log"
+    sink = open_sink(parse_target(f"chdb:{folder}"), 3_650)
+    sink.insert((rows(200) + rows(100, release="b")).encode(), "token")
+    sink.close()
+    lines = read_traffic(rows(200).splitlines(), None)
+    for source in (str(folder), f"chdb:{folder}"):
+        found = read_log(source, "a")
+        assert (found.requests, found.texts, found.within) == (lines.requests, lines.texts, lines.within)
+        assert found.seconds == pytest.approx(lines.seconds)
+        assert found.traffic.latencies is not None
+        assert lines.traffic.latencies is not None
+        assert found.traffic.latencies.mean == pytest.approx(lines.traffic.latencies.mean)
+        assert found.traffic.latencies.deviation == pytest.approx(lines.traffic.latencies.deviation, rel=1e-6)
+        assert found.traffic.confidence == pytest.approx(0.9, abs=1e-4)
+    assert lines.traffic.latencies is not None
+    shares = dict(zip(BOUNDS, lines.traffic.latencies.within, strict=True))
+    assert (shares[0.010], shares[0.020], shares[0.050], shares[1.1]) == (0.05, 0.55, 1.0, 1.0)
+    with pytest.raises(click.ClickException, match=r"several releases \(a, b\)"):
+        read_log(str(folder), None)
+
+
+def test_a_clickhouse_that_does_not_answer_is_one_sentence_without_its_password() -> None:
+    log = "clickhouse://reader:secret@127.0.0.1:9/logs"
+    run = CliRunner().invoke(cli, ["plan", str(EXAMPLE), "--from-log", log])
+    assert run.exit_code == 1
+    assert "ClickHouse" in run.output
+    assert "secret" not in run.output
 
 
 @pytest.mark.parametrize(
@@ -85,6 +184,7 @@ def test_the_rate_comes_from_a_prediction_log(tmp_path: Path) -> None:
     [
         ("{", "line 1 of the log is no JSON"),
         ("[]", "line 1 of the log is no row, but a list"),
+        ('{"ts": 1767225600, "latency_us": "fast"}', "line 1 of the log has a field that is no number"),
         ('{"ts": "soon"}', "line 1 of the log has no time in ts: 'soon'"),
         ("", "0 requests; two at different times are needed"),
         (rows(1), "1 requests; two"),

@@ -196,8 +196,9 @@ def taint(connect: Callable[[], Cluster], name: str, revision: str | None, log: 
 @click.option(
     "--from-log",
     "log",
-    type=click.File(encoding="utf-8"),
-    help="Takes the rate from a prediction log in JSON lines; - is standard input.",
+    metavar="LOG",
+    help="Takes rate, latencies and confidence from a prediction log: FILE of JSON lines, - for standard input, a folder of chDB, "
+    "chdb:FOLDER, or clickhouse://USER:PASSWORD@HOST:PORT/DATABASE.",
 )
 @click.option("--release", help="The release whose rows of the log count; needed where it has several.")
 @click.option(
@@ -206,34 +207,29 @@ def taint(connect: Callable[[], Cluster], name: str, revision: str | None, log: 
 @click.option(
     "--trials", type=click.IntRange(10), default=200, show_default=True, help="Simulated rollouts of each kind."
 )
-def plan(file: Path, rate: float | None, log: TextIO | None, release: str | None, errors: float, trials: int) -> None:
-    """Say what the spec in FILE would do: time and weight of each step, and how often it would be wrong. Needs no cluster.
+def plan(file: Path, rate: float | None, log: str | None, release: str | None, errors: float, trials: int) -> None:
+    """Say what the spec in FILE would do: time, weight and evidence of each step, and how often it would be wrong. Needs no cluster.
 
-    A prediction log knows the rate, but not the share of bad answers: it holds good ones alone.
+    A prediction log knows rate, latencies and confidence, but not the share of bad answers: it holds good ones alone.
 
-    Exit status 1 when a step cannot gather its evidence or its weight.
+    Exit status 1 when a step cannot gather its evidence or its weight, or when the log's traffic breaks a limit.
     """
     from serinus_operator.cli.files import read_spec
-    from serinus_operator.cli.traffic_log import read_traffic
+    from serinus_operator.cli.traffic_log import read_log
     from serinus_operator.forecast import forecast
+    from serinus_operator.rehearsal import Traffic
 
     if log is not None and rate is not None:
         raise click.UsageError("--rate and --from-log exclude each other")
-    spec = read_spec(file)
+    spec, traffic = read_spec(file), Traffic(_RATE if rate is None else rate)
     if log is not None:
-        logged = read_traffic(log, release)
-        rate = logged.rate
-        click.echo(f"{rate:.3g} requests/s: {logged.requests} in {logged.seconds:.0f} s of the log")
+        logged = read_log(log, release)
+        traffic = logged.traffic
+        click.echo(logged.describe())
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("simulating rollouts", total=1.0)
         try:
-            found = forecast(
-                spec,
-                _RATE if rate is None else rate,
-                errors,
-                trials,
-                lambda share: progress.update(task, completed=share),
-            )
+            found = forecast(spec, traffic, errors, trials, lambda share: progress.update(task, completed=share))
         except ValueError as error:
             raise click.ClickException(str(error)) from error
     Console(soft_wrap=True).print(views.forecast(found, spec.analysis.false_rollback_probability))

@@ -115,15 +115,26 @@ def history(release: JSON) -> Table:
 
 def forecast(found: Forecast, stated: float) -> Group:
     """Steps of a forecast, then how often it would be wrong, then what is wrong with the spec."""
-    table = Table("STEP", "CANARY GETS", "TAKES (MEDIAN)", "CANARY REQUESTS", box=None, pad_edge=False)
+    columns = (
+        "STEP",
+        "CANARY GETS",
+        "TAKES (MEDIAN)",
+        "CANARY REQUESTS",
+        "EVIDENCE (2 × ERRORS)",
+        "ROLLED BACK BY THEN",
+    )
+    table = Table(*columns, box=None, pad_edge=False)
     for step in found.steps:
         table.add_row(
             step.label,
             "" if step.achieved_percent is None else f"{step.achieved_percent:.0f} %",
             "" if step.takes is None else format_duration(step.takes),
             str(step.canary_requests or ""),
+            "" if step.evidence is None else f"{step.evidence:.0%}",
+            "" if step.found is None else f"{step.found:.0%}",
         )
     lines = [
+        f"simulated: gates {', '.join(found.gates)}; the evidence (of what is needed) and who is found by then are of twice the errors",
         f"a good version is rolled back in {found.false_rollback:.1%} of trials (stated: at most {stated:.1%})",
         f"a version with twice the errors is promoted in {found.missed:.1%} of trials",
         *(f"[red]problem[/red]  {problem}" for problem in found.problems),

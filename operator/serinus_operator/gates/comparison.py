@@ -59,11 +59,18 @@ class Gains:
 
 def compare(before: Comparison, table: Table, tolerance: float) -> Comparison:
     """One more window. `tolerance` is the odds ratio of a bad request, canary to stable, that is still good; ≥ 1."""
-    found = gains(Tables.of(table), np.array([tolerance]))
-    return Comparison(
-        ranks=_add(before.ranks, found.ranks[0]),
-        ratios=_add(before.ratios, found.ratios[0]),
-        power=_add(before.power, found.expected[0]),
+    return compare_each((before,), (table,), (tolerance,))[0]
+
+
+def compare_each(
+    before: Sequence[Comparison], tables: Sequence[Table], tolerances: Sequence[float]
+) -> tuple[Comparison, ...]:
+    """One more window of several kinds of table, each with its own comparison."""
+    found = gains(Tables.of(*tables), np.array(tolerances))
+    gained = zip(before, found.ranks, found.ratios, found.expected, strict=True)
+    return tuple(
+        Comparison(_add(each.ranks, ranks), _add(each.ratios, ratios), _add(each.power, expected))
+        for each, ranks, ratios, expected in gained
     )
 
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from serinus_contract.metrics import COMPARED_LATENCIES_SECONDS
 from serinus_operator.gates.betting import NO_RATE_EVIDENCE, bet_on_low_rate, log_evidence
-from serinus_operator.gates.comparison import Comparison, compare, log_power, log_worse, pod_tolerances, starting_at
+from serinus_operator.gates.comparison import (
+    Comparison,
+    compare_each,
+    log_power,
+    log_worse,
+    pod_tolerances,
+    starting_at,
+)
 from serinus_operator.gates.tables import Table
 from serinus_operator.gates.windows import Counters, Window
 from serinus_operator.spec import ConfidenceGate, CountedRule, DriftGate, ErrorRateGate, LatencyGate
@@ -37,10 +44,10 @@ class TableEvidence:
     stable_good: float = 0.0
     stable_total: float = 0.0
 
-    def add(self, table: Table, tolerance: float) -> TableEvidence:
-        """The evidence with one more window's table."""
+    def counting(self, table: Table, comparison: Comparison) -> TableEvidence:
+        """With one more window's table, whose comparison is this."""
         return TableEvidence(
-            compare(self.comparison, table, tolerance),
+            comparison,
             self.canary_bad + table.canary_bad,
             self.canary_total + table.canary_total,
             self.stable_good + table.stable_total - table.stable_bad,
@@ -96,8 +103,9 @@ def add_window(rule: CountedRule, before: Versus | None, window: Window, canary:
     if all(table.canary_total == 0 or table.stable_total == 0 for table in tables):
         return before
     tolerances = _tolerances(rule, window.pods.get(stable, ()))
-    added = zip(before.tables, tables, tolerances, strict=True)
-    return replace(before, tables=tuple(evidence.add(table, tolerance) for evidence, table, tolerance in added))
+    compared = compare_each([known.comparison for known in before.tables], tables, tolerances)
+    added = zip(before.tables, tables, compared, strict=True)
+    return replace(before, tables=tuple(known.counting(table, comparison) for known, table, comparison in added))
 
 
 def bounds_of(rule: CountedRule) -> str:
