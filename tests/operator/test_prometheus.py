@@ -62,6 +62,10 @@ async def test_a_slow_answer_ends_at_its_deadline_and_a_refused_connection_has_a
     slow = await Queries(stand_in.url, seconds=0.2).measure("up", "default", AT)
     assert time.monotonic() - began < 0.8
     assert (slow.said, slow.problem) == (Said.UNREADABLE, "no answer within 0.2 s")
+    stand_in.seconds, stand_in.trickles, began = 0.0, "body", time.monotonic()
+    trickling = await Queries(stand_in.url, seconds=0.2).measure("up", "default", AT)
+    assert time.monotonic() - began < 0.8
+    assert (trickling.said, trickling.problem) == (Said.UNREADABLE, "no answer within 0.2 s")
     refused = await Queries("http://127.0.0.1:9").measure("up", "default", AT)
     assert refused.said is Said.UNREADABLE
     off = await Queries("off").measure("up", "default", AT)
