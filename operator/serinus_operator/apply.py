@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import assert_never
 
-from serinus_contract.names import API_VERSION, GROUP, KIND, space_service
+from serinus_contract.names import API_VERSION, GROUP, KIND, mirror_services, space_service
 from serinus_operator import manifests
 from serinus_operator.cache import Cache
 from serinus_operator.errors import Conflict
@@ -91,7 +91,8 @@ class Writer:
                 self._cache.put(kind, await self._kube.apply(manifest))
         for name in list(self._cache.children(key).services):
             prefix = space_service(release.name, "")
-            if name.startswith(prefix) and name.removeprefix(prefix) not in live.spaces:
+            nobodys = name.startswith(prefix) and name.removeprefix(prefix) not in live.spaces
+            if nobodys or (live.mirror is None and name in mirror_services(release.name)):
                 await self._kube.delete("Service", release.namespace, name)
                 self._cache.forget(key, "Service", name)
         if live.route is None and self._cache.child(key, "HTTPRoute", release.name) is not None:

@@ -124,6 +124,7 @@ def serving(release: Release, live: ApplyServing) -> tuple[JSON, ...]:
         budget,
         _service(release, f"{release.name}-stable", everyone | {names.REVISION_LABEL: live.stable or _NO_REVISION}),
         *(space_service(release, space) for space in live.spaces),
+        *_mirror_services(release, live),
         *([] if live.route is None else [http_route(release, live.route)]),
         _service(release, f"{release.name}-canary", everyone | {names.REVISION_LABEL: live.canary or _NO_REVISION}),
         shared,
@@ -134,6 +135,16 @@ def space_service(release: Release, space: str) -> JSON:
     """The Service over the pods of one vector space, for clients that pin it and for the pods that pass them on."""
     selector = {names.RELEASE_LABEL: release.name, names.SPACE_LABEL: space}
     return _service(release, names.space_service(release.name, space), selector)
+
+
+def _mirror_services(release: Release, live: ApplyServing) -> list[JSON]:
+    """Headless: who mirrors finds its pods, and those that get the copies, by DNS."""
+    found = []
+    for name, revision in zip(names.mirror_services(release.name), live.mirror or (), strict=False):
+        service = _service(release, name, {names.RELEASE_LABEL: release.name, names.REVISION_LABEL: revision})
+        service["spec"]["clusterIP"] = "None"
+        found.append(service)
+    return found
 
 
 def http_route(release: Release, route: Route) -> JSON:
@@ -173,7 +184,10 @@ def served_revisions(
     stable, canary = (None if revision == _NO_REVISION else revision for revision in (stable, canary))
     prefix = names.space_service(release_name, "")
     spaces = tuple(sorted(name.removeprefix(prefix) for name in services if name.startswith(prefix)))
-    return ApplyServing(stable, canary, shared, None if route is None else route_of(route), spaces)
+    selectors = [services[name]["spec"]["selector"] for name in names.mirror_services(release_name) if name in services]
+    mirror = tuple(str(selector.get(names.REVISION_LABEL, "")) for selector in selectors)
+    both = None if not mirror else (mirror[0], mirror[-1])
+    return ApplyServing(stable, canary, shared, None if route is None else route_of(route), spaces, both)
 
 
 def route_of(http_route: Mapping[str, Any]) -> Route | None:

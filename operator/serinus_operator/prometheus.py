@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import requests
 from prometheus_api_client.exceptions import PrometheusApiClientException
@@ -23,6 +24,7 @@ from serinus_contract.metrics import (
     INPUT_OUT_OF_BAND_TOTAL,
     INPUT_TOKENS,
     LOW_CONFIDENCE_TOTAL,
+    PINNED_TOTAL,
     READY_AT_SECONDS,
     REQUEST_DURATION_SECONDS,
     REQUESTS_TOTAL,
@@ -32,6 +34,8 @@ from serinus_contract.names import RELEASE_SERIES_LABEL, REVISION_SERIES_LABEL
 from serinus_operator.deadlined import DeadlinedAdapter
 from serinus_operator.errors import Unavailable
 from serinus_operator.snapshots import BOUNDS, READY_AT, Pod, ReleaseKey, Snapshot, named, series_of
+
+PinnedBy: TypeAlias = Mapping[ReleaseKey, Mapping[Pod, float]]  # by revision and pod
 
 _LABELS: Final = f"namespace, pod, {RELEASE_SERIES_LABEL}, {REVISION_SERIES_LABEL}"
 _BY: Final = f"by ({_LABELS})"
@@ -58,6 +62,7 @@ _BUCKETS: Final = tuple(
     for bounds in (f'{{le=~"{"|".join(map(str, _ASKED[first : first + 2]))}"}}' for first in range(0, len(_ASKED), 2))
 )
 _READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
+_PINNED: Final = f"sum {_BY} ({_LAST.format(PINNED_TOTAL)})"
 _KEPT_SNAPSHOTS: Final = 3  # ten thousand pods are 5 MB; an older instant is asked for again
 _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
 
@@ -76,6 +81,7 @@ class Prometheus:
         )
         session.mount(url, self._adapter)  # in place of the one that the client library has just mounted
         self._snapshots: dict[datetime, Snapshot] = {}
+        self._pinned: dict[datetime, PinnedBy] = {}
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "prometheus")  # always the same one: each would keep a heap of its own
 
@@ -89,6 +95,24 @@ class Prometheus:
                 found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_in_time, at)
             self._snapshots[at] = found
             return found
+
+    async def pinned(self, at: datetime) -> PinnedBy:
+        """The requests that have pinned each pod's space until `at`: a query that only retained spaces need. Raises Unavailable."""
+        async with self._lock:
+            found = self._pinned.pop(at, None)
+            if found is None:
+                while len(self._pinned) >= _KEPT_SNAPSHOTS:
+                    del self._pinned[next(iter(self._pinned))]
+                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_pinned, at)
+            self._pinned[at] = found
+            return found
+
+    def _read_pinned(self, at: datetime) -> PinnedBy:
+        found: defaultdict[ReleaseKey, dict[Pod, float]] = defaultdict(dict)
+        with self._adapter.within(self._seconds):
+            for release, revision_and_pod, _, value in self._series(_PINNED, at):
+                found[release][revision_and_pod] = value
+        return dict(found)
 
     def _read_in_time(self, at: datetime) -> Snapshot:
         with self._adapter.within(self._seconds):

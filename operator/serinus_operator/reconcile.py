@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-from serinus_operator import observe, status_codec, storing
+from serinus_operator import observe, pins, status_codec, storing
 from serinus_operator.apply import Writer
 from serinus_operator.cache import Cache, Key, StoredRelease
 from serinus_operator.errors import Conflict, InvalidSpec, Rejected, SerinusError, Unavailable
@@ -108,6 +108,10 @@ class Reconciler:
         observed = await self._observe(spec, status, release_json)
         analysis, next_window = await self._judging.look(spec.analysis, status, observed, release, now)
         observed = replace(observed, counted=await self._count(status, analysis, key, now))
+        if status.retained:
+            retention, latest = spec.strategy.space_retention, now - around.settings.scrape_lag
+            pinned = await pins.look(around.prometheus, status, observed.workloads, key, retention, latest)
+            observed = replace(observed, pins=pinned)
         decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
         alerting = new_alerts(status.gates, decided.status.gates)
         alerts = [Event("Warning", ANALYSIS_ALERT, f"{gate.name}: {gate.alert}") for gate in alerting]
@@ -258,7 +262,7 @@ class Reconciler:
 
 def _versions(status: Status) -> dict[str, str]:
     """The model version of each revision that the status knows."""
-    known = (*status.history, status.former, status.stable, status.canary)
+    known = (*status.history, *status.retained, status.former, status.stable, status.canary)
     return {each.revision: each.version for each in known if each is not None}
 
 

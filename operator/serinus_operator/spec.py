@@ -220,9 +220,10 @@ class Gateway:
 
 
 class OnSpaceChange(StrEnum):
-    """A target whose vectors are of another space than stable's: traffic is split and that is said, or it does not start."""
+    """A target whose vectors are of another space than stable's: traffic is split, spaces are kept apart, or it does not start."""
 
     SPLIT = "Split"
+    PINNED = "Pinned"
     REFUSE = "Refuse"
 
 
@@ -238,6 +239,7 @@ class Strategy:
     capacity_floor_percent: int
     on_failure: OnFailure
     on_space_change: OnSpaceChange
+    space_retention: timedelta  # without a request that pins it, until a space that was stable's goes
     progress_deadline: timedelta
     scale_down_delay: timedelta
     bake: timedelta
@@ -313,6 +315,7 @@ def _parse(data: Mapping[str, Any]) -> Spec:
             capacity_floor_percent=int(str(strategy["capacityFloor"]).removesuffix("%")),
             on_failure=OnFailure(strategy["onFailure"]),
             on_space_change=OnSpaceChange(strategy["onSpaceChange"]),
+            space_retention=parse_duration(strategy["spaceRetention"], "spec.strategy.spaceRetention"),
             progress_deadline=parse_duration(strategy["progressDeadline"], "spec.strategy.progressDeadline"),
             scale_down_delay=parse_duration(strategy["scaleDownDelay"], "spec.strategy.scaleDownDelay"),
             bake=parse_duration(strategy["bake"], "spec.strategy.bake"),

@@ -23,10 +23,16 @@ _HELD: Final = timedelta(
     seconds=60
 )  # when pods came or went; what else a cost consists of rides along with other writes
 
+_PINNED: Final = timedelta(
+    minutes=15
+)  # while requests pin a retained space; whoever reads an older status counts from there
+
 
 def patience(saved: Status, status: Status) -> timedelta | None:
     """How long after the last write `status` may be stored; None when it is stored already, or has nothing worth a write of its own."""
-    if replace(saved, cost=status.cost) == status:
+    if replace(saved, cost=status.cost, retained=status.retained) == status and _who(saved) == _who(status):
+        if [each.quiet_since for each in saved.retained] != [each.quiet_since for each in status.retained]:
+            return _PINNED
         return None if saved.cost.held == status.cost.held else _HELD
     if not status.registry:
         saved = replace(saved, registry=status.registry)  # an intent seen done is done again without effect
@@ -54,8 +60,14 @@ def _decisions(status: Status) -> Any:
         evidence=None,
         behaviour=None,
         cost=Cost(),
+        retained=_who(status),
         conditions=tuple(replace(each, message="") for each in status.conditions if each.type not in _TOLD_LATER),
     ), status.evidence and status.evidence.canary_revision
+
+
+def _who(status: Status) -> Any:
+    """Of the retained spaces, which and for how long; not what was counted of them."""
+    return tuple(replace(each, quiet_since=each.since, seen_until=each.since) for each in status.retained)
 
 
 def _counts(status: Status) -> Any:

@@ -14,14 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.operator.world import World, spec
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout.actions import Plan, SyncRegistry
+from serinus_operator.rollout.actions import DeleteDeployment, Plan, Scale, SyncRegistry
 from serinus_operator.rollout.capacity import floor
 from serinus_operator.rollout.commands import VERBS
 from serinus_operator.rollout.draft import effective_steps
 from serinus_operator.rollout.model import Phase, Result, Status, StepState
 from serinus_operator.rollout.observed import Command, Resolved, Unresolved
 from serinus_operator.rollout.stages import Stage, stage_of
-from serinus_operator.spec import Analysis, OnFailure, Pause, Step
+from serinus_operator.spec import Analysis, OnFailure, OnSpaceChange, Pause, Step
 
 STEPS: tuple[list[dict[str, Any]], ...] = (
     [{"verify": {}}, {"setWeight": 25}, {"analysis": {"duration": "1m"}}, {"setWeight": 50}, {"pause": {"duration": "1m"}}],
@@ -48,6 +48,8 @@ class Watch:
         _registry_follows_the_stored_intent(before, decided)
         _evidence_is_never_reset(before, after)
         _every_wait_ends(world, before, decided)
+        _spaces_are_kept_apart(world, before, after)
+        _a_pinned_space_stays(world, before, decided)
 
     def _rises_only_with_a_reason(self, world: World, before: Status, after: Status) -> None:
         """Promise 1. A rise needs an analysis passed, a pause ended, or a person, since the last one."""
@@ -158,6 +160,42 @@ def _every_wait_ends(world: World, before: Status, decided: Plan) -> None:
         assert decided.check_at is not None, f"{after.step_label} waits for ever"
 
 
+def _spaces_are_kept_apart(world: World, before: Status, after: Status) -> None:
+    """Promise 8, what the operator does for it: under Pinned no shared request meets the other space, and it has ready pods to meet."""
+    stable, canary, serving = after.stable, after.canary, world.serving
+    if world.spec.strategy.on_space_change is not OnSpaceChange.PINNED or stable is None or serving is None:
+        return
+    if canary is None or canary.space == stable.space:
+        return
+    assert serving.alone in (stable.revision, canary.revision), "the shared Service has pods of two spaces"
+    assert canary.ending or serving.alone == stable.revision, "a canary of another space has the shared requests"
+    assert {stable.space, canary.space, *(each.space for each in after.retained)} <= set(serving.spaces)
+    if before.stable == stable and canary.ending is None and stable.revision in world.sides:
+        assert world.sides[stable.revision].replicas >= min(world.spec.replicas, before.stable.ready)
+
+
+def _a_pinned_space_stays(world: World, before: Status, decided: Plan) -> None:
+    """Promise 8: a space that clients pin is served, and that nobody counts its pins is no sign that there are none."""
+    after, retention = decided.status, world.spec.strategy.space_retention
+    kept = {each.revision for each in after.retained}
+    for action in decided.actions:
+        if isinstance(action, Scale | DeleteDeployment) and action.revision in kept:
+            assert isinstance(action, Scale)
+            assert action.replicas >= world.replicas_before.get(action.revision, 0), (
+                f"{action} takes pods of a pinned space"
+            )
+    for gone in (each for each in before.retained if each.revision not in kept):
+        again = after.stable is not None and after.stable.space == gone.space
+        on_trial = after.canary is not None and after.canary.revision == gone.revision
+        side = world.sides.get(gone.revision)
+        if again or on_trial or (side is not None and not side.replicas):
+            continue
+        assert world.counted, f"space {gone.space} was let go unseen"
+        assert world.now - world.pinned_at.get(gone.space, gone.since) >= retention, (
+            f"space {gone.space} is still pinned"
+        )
+
+
 class Release(RuleBasedStateMachine):
     """A release to which everything happens. In the end it is left alone, and must come to rest where spec and registry point."""
 
@@ -170,13 +208,13 @@ class Release(RuleBasedStateMachine):
     @initialize(
         steps=st.sampled_from(STEPS), replicas=st.integers(1, 6), surge=st.sampled_from(["Auto", "Surge", "Swap"]),
         floor_percent=st.sampled_from(["0%", "50%", "75%"]), failure=st.sampled_from(["KeepFloor", "Immediate"]),
-        kept=st.sampled_from(["0s", "1m"]), max_surge=st.integers(1, 3),
+        kept=st.sampled_from(["0s", "1m"]), max_surge=st.integers(1, 3), spaces=st.sampled_from(["Split", "Pinned"]),
     )  # fmt: skip
     def release(self, steps: list[dict[str, Any]], replicas: int, surge: str, floor_percent: str, failure: str, kept: str,
-                max_surge: int) -> None:  # fmt: skip
+                max_surge: int, spaces: str) -> None:  # fmt: skip
         self.strategy: dict[str, Any] = {
             "steps": steps, "surge": surge, "capacityFloor": floor_percent, "onFailure": failure, "scaleDownDelay": kept,
-            "bake": kept, "maxSurge": max_surge,
+            "bake": kept, "maxSurge": max_surge, "onSpaceChange": spaces, "spaceRetention": "1m",
         }  # fmt: skip
         self.replicas = replicas
         self.edit()
@@ -259,6 +297,16 @@ class Release(RuleBasedStateMachine):
             self.world.do(action)
         self.tick()
 
+    @rule(space=st.integers(1, 4), pin=st.booleans())
+    def clients_pin(self, space: int, pin: bool) -> None:
+        (self.world.pinned.add if pin else self.world.pinned.discard)(f"space-{space}")
+        self.tick()
+
+    @rule(counted=st.booleans())
+    def pins_are_counted(self, counted: bool) -> None:
+        self.world.counted = counted
+        self.tick()
+
     @rule(hours=st.integers(1, 12))
     def the_clock_jumps(self, hours: int) -> None:
         self.world.now += timedelta(hours=hours)
@@ -268,6 +316,7 @@ class Release(RuleBasedStateMachine):
         world = self.world
         before, ready_before = world.status, ready(world, world.status)
         decided = world.decide()
+        world.replicas_before = {revision: side.replicas for revision, side in world.sides.items()}
         for action in decided.actions:
             world.do(action)
         world.status = decided.status
@@ -279,6 +328,8 @@ class Release(RuleBasedStateMachine):
         """Promises 5 and 6: left alone, with everything in order, it comes to rest, and at rest nothing is written."""
         world = self.world
         world.stuck.clear()
+        world.pinned.clear()
+        world.counted = True
         world.gpus, world.verdict, world.verify_passes, world.command = 10**9, Verdict.PASS, True, None
         if isinstance(world.resolution, Unresolved):
             world.resolution = Resolved("1", "digest-1", "space-1")

@@ -76,6 +76,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "negative replicas": (with_spec(replicas=-1), "spec.replicas"),
     "replicas as text": (with_spec(replicas="three"), "spec.replicas"),
+    "swapping, and spaces apart": (
+        with_spec(strategy={"surge": "Swap", "capacityFloor": "50%", "onSpaceChange": "Pinned"}),
+        "must not be Swap with onSpaceChange Pinned",
+    ),
+    "bad retention": (with_spec(strategy={"spaceRetention": "a day"}), "spec.strategy.spaceRetention"),
     "surge 0": (with_spec(strategy={"maxSurge": 0}), "spec.strategy.maxSurge"),
     "floor over 100": (with_spec(strategy={"capacityFloor": "101%"}), "spec.strategy.capacityFloor"),
     "floor without sign": (with_spec(strategy={"capacityFloor": "90"}), "spec.strategy.capacityFloor"),

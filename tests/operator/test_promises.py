@@ -1,6 +1,7 @@
 """The promises over thousands of random histories, and each promise's watch seen catching a planted fault.
 
-Promise 8 (a vector never reaches a client that pinned another space) is the server's, and tested there.
+Promise 8 (a vector never reaches a client that pinned another space) is kept by the server (tests/server/test_pinning.py, and both together
+in tests/integration/test_spaces.py); here is what the operator does for it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.operator.promises import Release
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout import movement, plan, steps
+from serinus_operator.rollout import movement, plan, retention, steps
 from serinus_operator.rollout.actions import SyncRegistry
 from serinus_operator.rollout.capacity import Split
 from serinus_operator.rollout.draft import Draft
-from serinus_operator.rollout.model import StepState
+from serinus_operator.rollout.model import Retained, StepState
+from serinus_operator.rollout.observed import Pinning
 
 QUICK = settings(
     max_examples=40, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
@@ -89,6 +91,18 @@ def _resets_evidence(fresh_step: Callable[..., StepState]) -> Callable[..., Step
     return faulty
 
 
+def _takes_missing_counts_for_nobody(
+    seen: Callable[[Retained, Draft], Retained],
+) -> Callable[[Retained, Draft], Retained]:
+    def faulty(each: Retained, draft: Draft) -> Retained:
+        pins = draft.observed.pins[each.revision]
+        counted = replace(pins, pinning=Pinning.NONE) if pins.pinning is Pinning.UNKNOWN else pins
+        draft.observed = replace(draft.observed, pins={**draft.observed.pins, each.revision: counted})
+        return seen(each, draft)
+
+    return faulty
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "name", "fault"),
@@ -101,6 +115,9 @@ def _resets_evidence(fresh_step: Callable[..., StepState]) -> Callable[..., Step
         pytest.param(plan, "sync_registry", _calls_before_it_stores, id="5-the-registry-is-called-before-the-intent-is-stored"),
         pytest.param(plan, "summarise", _writes_at_rest, id="6-the-status-changes-at-rest"),
         pytest.param(plan, "fresh_step", _resets_evidence, id="7-evidence-is-reset-between-steps"),
+        pytest.param(plan, "_alone", lambda _: lambda *_: None, id="8-two-spaces-share-the-service"),
+        pytest.param(retention, "is_kept", lambda _: lambda *_: False, id="8-a-canary-that-goes-takes-a-pinned-space-along"),
+        pytest.param(retention, "_seen", _takes_missing_counts_for_nobody, id="8-pins-that-nobody-counts-are-none"),
         pytest.param(steps, "_watch_deadline", lambda _: lambda *_: None, id="9-pods-may-take-for-ever"),
     ],
 )  # fmt: skip

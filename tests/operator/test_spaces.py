@@ -63,7 +63,7 @@ def test_refuse_starts_nothing_and_says_what_to_do() -> None:
     assert world.status.canary is None
     assert len(world.sides) == 1
     assert not world.jobs
-    assert "set it to Split to roll this version out" in world.status.message
+    assert "set it to Split or Pinned to roll this version out" in world.status.message
     assert world.status.phase is Phase.DEGRADED
     assert (condition(world).status, condition(world).reason) == ("True", "Refused")
     stalled = next(each for each in world.status.conditions if each.type == "Stalled")

@@ -29,12 +29,14 @@ from serinus_operator.rollout.actions import (
     SyncRegistry,
 )
 from serinus_operator.rollout.capacity import Side
-from serinus_operator.rollout.model import RegistryIntent, Status
+from serinus_operator.rollout.model import RegistryIntent, Retained, Status
 from serinus_operator.rollout.observed import (
     AnalysisResult,
     Command,
     JobState,
     Observed,
+    Pinning,
+    Pins,
     Problem,
     Resolution,
     Resolved,
@@ -124,9 +126,13 @@ class World:
     verdict: Verdict = Verdict.PASS
     verify_passes: bool = True
     stuck: set[str] = field(default_factory=set)  # revisions whose pods never become ready
+    pinned: set[str] = field(default_factory=set)  # spaces that clients pin
+    pinned_at: dict[str, datetime] = field(default_factory=dict)
+    counted: bool = True  # do the servers' counters of pins reach the operator?
     gpus: int = 10**9  # one for each pod, a verify Job's among them
     scheduled: dict[str, int] = field(default_factory=dict)
     short_since: dict[str, datetime] = field(default_factory=dict)
+    replicas_before: dict[str, int] = field(default_factory=dict)  # the last decision
     weights: list[int] = field(default_factory=list)
     fewest_ready: int = 10**9
     last: Plan | None = None
@@ -141,7 +147,15 @@ class World:
             registry_synced=self.registry.then(self.status.registry) == self.registry,
             command=self.command,
             queue=self.queue,
+            pins={each.revision: Pins(self.now, self.pinning(each)) for each in self.status.retained},
         )
+
+    def pinning(self, retained: Retained) -> Pinning:
+        """What counters say since they were read last; they go on counting while nobody reads them."""
+        if not self.counted:
+            return Pinning.UNKNOWN
+        seen = self.pinned_at.get(retained.space, START) >= retained.seen_until
+        return Pinning.SEEN if seen and retained.space in self.pinned_at else Pinning.NONE
 
     def problem(self, revision: str) -> Problem | None:
         if revision in self.short_since:
@@ -217,6 +231,7 @@ class World:
 
     def settle(self) -> None:
         """Pods that were to go are gone, those that find a GPU are ready, and verify Jobs that found one have finished."""
+        self.pinned_at |= dict.fromkeys(self.pinned, self.now)
         held = {revision: min(side.replicas, self.scheduled.get(revision, 0)) for revision, side in self.sides.items()}
         running = {revision for revision, job in self.jobs.items() if job.state is JobState.FINISHED}
         for revision in self.jobs:

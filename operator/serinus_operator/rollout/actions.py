@@ -29,6 +29,7 @@ class ApplyServing:
     """Services and disruption budget of the release select these revisions; None selects no pod.
 
     The shared Service selects every pod of the release, or those of the revision `alone`. Each of `spaces`, sorted, has one of its own.
+    `mirror` are the revisions whose pods send copies of their requests, and get them.
     """
 
     stable: str | None
@@ -36,6 +37,7 @@ class ApplyServing:
     alone: str | None = None
     route: Route | None = None
     spaces: tuple[str, ...] = ()
+    mirror: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,21 @@ class Former:
 
 
 @dataclass(frozen=True, slots=True)
+class Retained:
+    """What was stable, kept for clients that pin its space. Nobody has since `quiet_since`, as far as counters tell: until `seen_until`."""
+
+    revision: str
+    version: ModelVersion
+    digest: str
+    space: str
+    since: datetime
+    quiet_since: datetime
+    seen_until: datetime
+    told: bool = False  # a person was told that this takes long
+    backend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Capacity:
     """How this rollout makes room for pods; chosen anew for each rollout.
 
@@ -256,6 +271,7 @@ class Status:
     stable: Revision | None = None
     canary: Canary | None = None
     former: Former | None = None
+    retained: tuple[Retained, ...] = ()
     capacity: Capacity = Capacity()
     step: StepState | None = None
     weight: Weight = Weight()

@@ -10,7 +10,9 @@ from serinus_operator.rollout.capacity import Side, Split, advance, split
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import Canary, Policy, Revision, Target
 from serinus_operator.rollout.observed import Problem
+from serinus_operator.rollout.retention import is_kept
 from serinus_operator.rollout.routing import keep_served, routed, wanted_route
+from serinus_operator.rollout.spaces import apart
 from serinus_operator.spec import Surge
 
 _NOTHING = Side(0, 0, 0)
@@ -68,6 +70,13 @@ def stable_serves(draft: Draft) -> bool:
     return _sides(draft)[0].ready > 0
 
 
+def short_of(draft: Draft) -> bool:
+    """Has stable too few ready pods to take over what the canary serves?"""
+    stable, canary = _sides(draft)
+    percent = draft.spec.strategy.capacity_floor_percent
+    return stable.ready < max(1, min(canary.ready, capacity.floor(draft.spec.replicas, percent)))
+
+
 def policy(draft: Draft) -> Policy:
     """How this rollout makes room: as the spec says, and under Auto as was found out. Where nothing may go first it can only surge."""
     surge = draft.spec.strategy.surge
@@ -84,10 +93,12 @@ def problem_of(draft: Draft, revision: Revision | Canary | None) -> Problem | No
 
 
 def can_swap(draft: Draft) -> bool:
-    """Does the floor leave a pod that may go before its replacement is there?"""
+    """Does the floor leave a pod that may go before its replacement is there? Not where stable alone has the shared requests."""
     replicas = draft.spec.replicas
-    return draft.status.stable is not None and replicas > capacity.floor(
-        replicas, draft.spec.strategy.capacity_floor_percent
+    return (
+        draft.status.stable is not None
+        and not apart(draft)
+        and replicas > capacity.floor(replicas, draft.spec.strategy.capacity_floor_percent)
     )
 
 
@@ -95,6 +106,8 @@ def floor_hint(draft: Draft) -> str:
     """Why swapping does not help against a shortage, and what would; empty where it could help."""
     if draft.status.stable is None or can_swap(draft):
         return ""
+    if apart(draft):
+        return "; onSpaceChange Pinned keeps stable whole beside the canary: make room for as many pods more, or set it to Split"
     percent, replicas = draft.spec.strategy.capacity_floor_percent, draft.spec.replicas
     return (
         f"; capacityFloor {percent}% of {replicas} replicas lets no pod go first: "
@@ -116,11 +129,20 @@ def _goal(draft: Draft) -> Split:
     goal = split(spec.replicas, weight)
     if draft.status.stable is None:
         return Split(0, goal.canary)
+    if apart(draft):  # stable alone has the shared requests, and what clients pin is not taken from them
+        return Split(spec.replicas, max(goal.canary, _kept(draft)))
     if weight == 100 and spec.strategy.scale_down_delay and policy(draft) is Policy.SURGE:
         return Split(min(_sides(draft)[0].replicas, spec.strategy.max_surge), goal.canary)  # warm, for a way back
     if guests and policy(draft) is Policy.SWAP:
         return Split(max(0, goal.stable - guests), goal.canary)
     return goal
+
+
+def _kept(draft: Draft) -> int:
+    """Pods of a canary that stay for their space: one that came back while clients still pinned it."""
+    canary = draft.status.canary
+    kept = canary is not None and is_kept(draft, canary.revision)
+    return draft.observed.workload(canary.revision).side.replicas if kept and canary is not None else 0
 
 
 def _floor_percent(draft: Draft) -> int:

@@ -103,6 +103,22 @@ class Counted:
     by_version: Mapping[ModelVersion, tuple[float, float]]
 
 
+class Pinning(StrEnum):
+    """Has a request pinned a space in some time? Unknown is no answer."""
+
+    SEEN = "Seen"
+    NONE = "None"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What counters say of a retained revision's space, from `Retained.seen_until` to `until`."""
+
+    until: datetime
+    pinning: Pinning
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Everything around the release at one moment."""
@@ -121,6 +137,7 @@ class Observed:
     )  # scheduled ones, verify Jobs' among them
     counted: Counted | None = None  # since the status' own `cost.counted_until`; None: nothing new
     price: Price = field(default_factory=Price)
+    pins: Mapping[str, Pins] = field(default_factory=dict)  # by retained revision; none where it is not time to look
 
     def workload(self, revision: str) -> Workload:
         """The revision's workload; none of it when there is no Deployment."""

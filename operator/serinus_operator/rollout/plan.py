@@ -9,17 +9,17 @@ from dataclasses import replace
 from datetime import datetime
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout import registry_moves
+from serinus_operator.rollout import registry_moves, retention
 from serinus_operator.rollout.actions import ApplyServing, DeleteDeployment, DeleteVerifyJob, Plan, Scale, SyncRegistry
 from serinus_operator.rollout.commands import answer
 from serinus_operator.rollout.draft import Draft, effective_steps
-from serinus_operator.rollout.model import Canary, Capacity, Result, Status, StepState, Weight
-from serinus_operator.rollout.movement import evacuate, move, route, stable_serves
+from serinus_operator.rollout.model import Canary, Capacity, Result, Revision, Status, StepState, Weight
+from serinus_operator.rollout.movement import evacuate, move, route, short_of, stable_serves
 from serinus_operator.rollout.observed import AnalysisResult, Observed, Resolved
 from serinus_operator.rollout.promotion import promote, remember, watch_bake
 from serinus_operator.rollout.revision import steps_hash, target_of
 from serinus_operator.rollout.room import find_room
-from serinus_operator.rollout.spaces import explain, live_spaces, newcomer, refused
+from serinus_operator.rollout.spaces import apart, explain, live_spaces, mirrored, newcomer, refused
 from serinus_operator.rollout.steps import end, fresh_step, step_finished
 from serinus_operator.rollout.summary import summarise
 from serinus_operator.spec import OnFailure, Spec
@@ -42,6 +42,7 @@ def plan(spec: Spec, status: Status, observed: Observed, analysis: AnalysisResul
         roll(draft)
     else:
         rest(draft)
+    retention.watch(draft)
     remove_leftovers(draft)
     serve(draft)
     sync_registry(draft)
@@ -119,6 +120,8 @@ def _start(draft: Draft) -> None:
     draft.analysis = AnalysisResult()  # what was judged until now was another revision: one that bakes
     canary = Canary(target.revision, target.version, target.digest, target.space, started_at=draft.now)
     draft.update(canary=canary, former=None, capacity=Capacity(), step=None, weight=Weight(), gates=(), evidence=None)
+    if not apart(draft):  # its pods are the canary's from now on, and follow its weight
+        draft.update(retained=tuple(each for each in draft.status.retained if each.revision != canary.revision))
     draft.say("RolloutStarted", f"model version {target.version} as revision {target.revision}")
     _say_of_another_space(draft)
 
@@ -156,7 +159,8 @@ def withdraw(draft: Draft) -> None:
     assert canary.ending is not None
     if draft.analysis.gates:
         draft.update(gates=draft.analysis.gates)
-    workload = draft.observed.workloads.get(canary.revision)
+    kept = retention.is_kept(draft, canary.revision)  # it stays for those who pin its space
+    workload = None if kept else draft.observed.workloads.get(canary.revision)
     if workload is not None or canary.revision in draft.observed.verify_jobs:
         find_room(draft)
         if _leaves_at_once(draft):
@@ -193,7 +197,8 @@ def remove_leftovers(draft: Draft) -> None:
     """Deployments and verify Jobs of no live revision: scaled to nothing, then deleted once their pods are gone."""
     status, observed = draft.status, draft.observed
     warm = status.former if status.former is not None and draft.now < status.former.warm_until else None
-    live = {revision.revision for revision in (status.stable, status.canary, warm) if revision is not None}
+    kept = (status.stable, status.canary, warm, *status.retained)
+    live = {revision.revision for revision in kept if revision is not None}
     for revision, workload in observed.workloads.items():
         if revision in live:
             continue
@@ -212,17 +217,28 @@ def serve(draft: Draft) -> None:
     Stable has the shared one alone but for a rollout's time: a former stable is kept out of it.
     """
     stable, canary = draft.status.stable, draft.status.canary
-    alone = stable if canary is None or _leaves_at_once(draft) else None
-    on_trial = canary or stable
+    alone, on_trial = _alone(draft), canary or stable
     wanted = ApplyServing(
         stable=stable.revision if stable else None,
         canary=on_trial.revision if on_trial else None,
         alone=alone.revision if alone else None,
         route=route(draft),
         spaces=live_spaces(draft),
+        mirror=mirrored(draft),
     )
     if draft.observed.serving != wanted:
         draft.do(wanted)
+
+
+def _alone(draft: Draft) -> Revision | Canary | None:
+    """Who has the shared Service alone; None where stable and canary share it. Two spaces that the spec keeps apart never do."""
+    stable, canary, serving = draft.status.stable, draft.status.canary, draft.observed.serving
+    if canary is None or _leaves_at_once(draft):
+        return stable
+    if not apart(draft):
+        return None
+    has_it = serving is not None and serving.alone == canary.revision  # it was promoted, and is taken back
+    return canary if canary.ending is not None and has_it and short_of(draft) else stable
 
 
 def sync_registry(draft: Draft) -> None:

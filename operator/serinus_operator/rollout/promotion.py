@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout import registry_moves
+from serinus_operator.rollout import registry_moves, retention
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import Canary, Capacity, Former, HistoryEntry, Result, Revision, Weight
 
@@ -19,6 +19,7 @@ def promote(draft: Draft) -> None:
     reason = gates or ("first release" if previous is None else "all steps finished")
     registry_moves.promoted(draft, canary, previous, reason)
     remember(draft, canary, Result.PROMOTED, reason)
+    retention.keep(draft, previous, canary)
     former = _kept(draft, previous)
     draft.update(
         stable=Revision(canary.revision, canary.version, canary.digest, canary.space, backend=canary.backend),

@@ -9,6 +9,7 @@ from serinus_operator.rollout.actions import Route
 from serinus_operator.rollout.capacity import Side, Split
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import Canary, Revision
+from serinus_operator.rollout.spaces import apart
 from serinus_operator.spec import OnFailure
 
 
@@ -17,14 +18,18 @@ def wanted_route(draft: Draft, stable: Side, canary: Side, goal: Split) -> Route
     gateway, status = draft.spec.strategy.gateway, draft.status
     if gateway is None:
         return None
-    weight = _weight(draft, stable, canary, goal)
-    named = weight > 0 and status.canary is not None and status.stable is not None and status.canary.ending is None
+    weight = 0 if apart(draft) else _weight(draft, stable, canary, goal)
+    reached = (
+        canary.ready > 0 if apart(draft) else weight > 0
+    )  # one that is kept apart gets what names it, and nothing else
+    named = reached and status.canary is not None and status.stable is not None and status.canary.ending is None
     return Route(gateway, weight, _names(status.stable) if named else None, _names(status.canary) if named else None)
 
 
 def routed(draft: Draft) -> bool:
     """Does the route, as observed, carry the desired weight?"""
-    return draft.spec.strategy.gateway is None or _current(draft) == draft.status.weight.desired
+    wanted = 0 if apart(draft) else draft.status.weight.desired
+    return draft.spec.strategy.gateway is None or _current(draft) == wanted
 
 
 def keep_served(draft: Draft, asked: Split) -> Split:

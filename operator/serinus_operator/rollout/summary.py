@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from serinus_contract.names import RELEASE_LABEL
 from serinus_operator.gates.judge import Verdict, overall
+from serinus_operator.rollout import retention
 from serinus_operator.rollout.capacity import floor
 from serinus_operator.rollout.draft import Draft, describe, effective_steps
 from serinus_operator.rollout.model import Canary, Condition, Phase
@@ -143,6 +144,8 @@ def _conditions(draft: Draft, *, ready: bool, paused: bool) -> tuple[Condition, 
     ]
     if (space := condition(draft)) is not None:
         wanted.append(space)
+    if (retained := retention.condition(draft)) is not None:
+        wanted.append(retained)
     if status.gates:
         verdict = overall(status.gates)
         wanted.append(
