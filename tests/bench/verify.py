@@ -22,13 +22,14 @@ from sentence_transformers import SentenceTransformer
 from tests.bench.report import write_section
 from tokenizers import normalizers
 
+from serinus_contract.manifest import ONNX_INT8_PATH
 from serinus_server.encoders import Vectors
 from serinus_server.encoders.onnx import OnnxEncoder
 from serinus_server.encoders.torch import TorchEncoder
 from serinus_server.neighbourhood import lowest_cosine, nearest, overlap
 from serinus_server.package import Reference, Stored, read_manifest, read_reference
 from serinus_server.register import Wishes, built_in_probes, package
-from serinus_server.verify import FLOAT, LEAST_OVERLAP, against_itself, against_stable, encode
+from serinus_server.verify import FLOAT, INT8, LEAST_OVERLAP, Noise, against_itself, against_stable, encode
 
 Mutation: TypeAlias = Callable[[SentenceTransformer], Any]
 
@@ -68,7 +69,8 @@ def mutations() -> Mapping[str, Mutation]:
         "no normalisation": normalise_no_more,
         "swapped tokenizer (no lower-casing)": without_lower_case,
         "maximum length cut to 128": lambda model: setattr(model, "max_seq_length", 128),
-        "one damaged layer (½σ of noise on the fourth)": lambda model: _add_noise(model, "encoder.layer.3."),
+        "one damaged layer (½σ of noise on the fourth)": lambda model: _add_noise(model, 0.5),
+        "one damaged layer (¼σ of noise on the fourth)": lambda model: _add_noise(model, 0.25),
         "wrong checkpoint (untrained)": reinitialise,
     }
 
@@ -88,12 +90,14 @@ def vectors_of(model: SentenceTransformer, texts: tuple[str, ...], prompt: str |
     return encoded.astype(np.float32)
 
 
-def judged(folder: Path, vectors: Vectors, max_tokens: int, golden: Reference) -> tuple[list[str], list[str]]:
+def judged(
+    folder: Path, vectors: Vectors, max_tokens: int, golden: Reference, noise: Noise = FLOAT
+) -> tuple[list[str], list[str]]:
     """The checks that these vectors fail as a canary beside the sound model, and as a model that claims to be the sound one."""
     manifest = read_manifest(folder)
     canary = replace(manifest, space="another", max_tokens=max_tokens)
-    beside = against_stable(vectors, canary, Stored("1", manifest, golden), LEAST_OVERLAP, FLOAT)
-    itself = against_itself(vectors, golden, FLOAT)
+    beside = against_stable(vectors, canary, Stored("1", manifest, golden), LEAST_OVERLAP, noise)
+    itself = against_itself(vectors, golden, noise)
     return [check.name for check in beside if not check.passed], [check.name for check in itself if not check.passed]
 
 
@@ -103,10 +107,10 @@ def prompted(folder: Path, probes: tuple[str, ...]) -> Reference:
     return Reference(probes, vectors, nearest(vectors))
 
 
-def _add_noise(model: SentenceTransformer, where: str) -> None:
+def _add_noise(model: SentenceTransformer, deviations: float) -> None:
     for name, weights in model.named_parameters():
-        if where in name and weights.dim() > 1:
-            weights.add_(torch.randn_like(weights) * weights.std() * 0.5)
+        if "encoder.layer.3." in name and weights.dim() > 1:
+            weights.add_(torch.randn_like(weights) * weights.std() * deviations)
 
 
 def main() -> None:
@@ -120,7 +124,9 @@ def main() -> None:
         folder = Path(scratch) / "model"
         package(source, folder, Wishes(built_in_probes()), _say)
         golden = read_reference(folder)
-        for name, vectors in settings(folder, golden.probes):
+        small = OnnxEncoder(folder, read_manifest(folder), 2, path=ONNX_INT8_PATH, backend="onnx-int8")
+        int8 = encode(small, golden.probes)[0]
+        for name, vectors in (*settings(folder, golden.probes), ("ONNX Runtime, int8", int8)):
             _say(name)
             kept = overlap(nearest(vectors), golden.neighbours)
             norms = np.linalg.norm(vectors, axis=1) / np.linalg.norm(golden.vectors, axis=1)
@@ -130,6 +136,8 @@ def main() -> None:
         for name, mutate in mutations().items():
             _say(name)
             lines.append(_row(name, judged(folder, *mutated(folder, mutate, golden.probes), golden)))
+        lines.append(_row("int8, by the limits of floats", judged(folder, int8, 256, golden)))
+        lines.append(_row("int8, by its own limits", judged(folder, int8, 256, golden, INT8)))
         lines.append(_row("missing prompt", judged(folder, golden.vectors, 256, prompted(folder, golden.probes))))
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         turned = vectors_of(rotated(model), golden.probes)

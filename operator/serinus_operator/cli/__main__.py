@@ -157,31 +157,41 @@ def undo(connect: Callable[[], Cluster], name: str, to: str | None, timeout: flo
 @click.option(
     "--from-log",
     "log",
-    type=click.File(encoding="utf-8"),
+    envvar="SERINUS_PREDICTION_LOG",
+    show_envvar=True,
     required=True,
-    help="Rows of the prediction log, as a JSON array or JSON lines; - is standard input.",
+    help="clickhouse://USER:PASSWORD@HOST:PORT/DATABASE, chdb:FOLDER, jsonl:FILE; or a file of rows as JSON, - is standard input.",
 )
+@click.option("--prometheus", metavar="URL", help="Where the servers' counters of dropped rows are.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array, for programs.")
 @click.pass_obj
-def taint(connect: Callable[[], Cluster], name: str, revision: str | None, log: TextIO, as_json: bool) -> None:
+def taint(
+    connect: Callable[[], Cluster], name: str, revision: str | None, log: str, prometheus: str | None, as_json: bool
+) -> None:
     """List the requests, and the client's document ids, that a revision answered before it was taken back.
 
     \b
-    serinus-server log query --json --sql "SELECT * FROM {table} WHERE release = 'NAME'" > rows.json
-    kubectl modelrelease taint NAME --from-log rows.json
+    kubectl modelrelease taint NAME --from-log clickhouse://reader:…@clickhouse:8123/default --prometheus http://prometheus:9090
 
     Writes request id, place of the text in the request, and document id, separated by tabs; how many rows may be missing goes to standard
     error. Exit status 1 when the log knows nothing of the revision.
     """
-    from serinus_operator.cli.taint import ledger, read_rows, revision_of
+    from serinus_operator.cli.log_rows import dropped, rows_of
+    from serinus_operator.cli.taint import ledger, revision_of
 
-    revision, version, why = revision_of(connect().release(name), revision)
-    found = ledger(read_rows(log.read()), name, revision)
+    release = connect().release(name)
+    revision, version, why = revision_of(release, revision)
+    found = ledger(rows_of(log, name, revision), name, revision)
     click.echo(f"model version {version}, revision {revision}, {why}", err=True)
     between = f"between {found.first or '-'} and {found.last or '-'}"
     click.echo(f"{len(found.texts)} texts of {found.requests} requests {between}", err=True)
     gaps = f"{found.missing} rows of its {found.processes} processes are missing in between"
-    click.echo(f"{gaps}, and at most 5 s of rows after each one's last", err=True)
+    click.echo(
+        f"{gaps}; what a process lost after its last row shows in no gap (5 s of rows where the log worked)", err=True
+    )
+    if prometheus is not None:
+        lost = dropped(prometheus.rstrip("/"), release["metadata"]["namespace"], name, revision)
+        click.echo(f"its servers counted {lost} rows as dropped", err=True)
     if as_json:
         click.echo(json.dumps([asdict(text) for text in found.texts], ensure_ascii=False))
     else:
