@@ -91,13 +91,24 @@ def _resets_evidence(fresh_step: Callable[..., StepState]) -> Callable[..., Step
     return faulty
 
 
+def _takes_what_is_pinned(remove_leftovers: Callable[[Draft], None]) -> Callable[[Draft], None]:
+    def faulty(draft: Draft) -> None:
+        kept = draft.status.retained
+        draft.update(retained=())
+        remove_leftovers(draft)
+        draft.update(retained=kept)
+
+    return faulty
+
+
 def _takes_missing_counts_for_nobody(
     seen: Callable[[Retained, Draft], Retained],
 ) -> Callable[[Retained, Draft], Retained]:
     def faulty(each: Retained, draft: Draft) -> Retained:
-        pins = draft.observed.pins[each.revision]
-        counted = replace(pins, pinning=Pinning.NONE) if pins.pinning is Pinning.UNKNOWN else pins
-        draft.observed = replace(draft.observed, pins={**draft.observed.pins, each.revision: counted})
+        pins = draft.observed.pins.get(each.revision)
+        if pins is not None and pins.pinning is Pinning.UNKNOWN:
+            pins = replace(pins, pinning=Pinning.NONE)
+            draft.observed = replace(draft.observed, pins={**draft.observed.pins, each.revision: pins})
         return seen(each, draft)
 
     return faulty
@@ -116,7 +127,7 @@ def _takes_missing_counts_for_nobody(
         pytest.param(plan, "summarise", _writes_at_rest, id="6-the-status-changes-at-rest"),
         pytest.param(plan, "fresh_step", _resets_evidence, id="7-evidence-is-reset-between-steps"),
         pytest.param(plan, "_alone", lambda _: lambda *_: None, id="8-two-spaces-share-the-service"),
-        pytest.param(retention, "is_kept", lambda _: lambda *_: False, id="8-a-canary-that-goes-takes-a-pinned-space-along"),
+pytest.param(plan, "remove_leftovers", _takes_what_is_pinned, id="8-a-pinned-space-is-a-leftover"),
         pytest.param(retention, "_seen", _takes_missing_counts_for_nobody, id="8-pins-that-nobody-counts-are-none"),
         pytest.param(steps, "_watch_deadline", lambda _: lambda *_: None, id="9-pods-may-take-for-ever"),
     ],
