@@ -132,10 +132,8 @@ def test_no_keyword_of_the_schema_is_a_slip_of_the_pen() -> None:
 
 def test_a_user_cannot_set_what_the_operator_tells_its_servers() -> None:
     environment = {value for name, value in vars(names).items() if name.endswith("_ENV")} - {names.PREDICTION_LOG_ENV}
-    container = SCHEMA["spec"]["properties"]["serving"]["properties"]["template"]["properties"]["spec"]["properties"][
-        "containers"
-    ]
-    (rule,) = container["items"]["properties"]["env"]["x-kubernetes-validations"]
+    pod = SCHEMA["spec"]["properties"]["serving"]["properties"]["template"]["properties"]["spec"]
+    (rule,) = (each for each in pod["x-kubernetes-validations"] if "c.env.all" in each["rule"])
     assert set(re.findall(r"'([A-Z_]+)'", rule["rule"])) == environment
 
 

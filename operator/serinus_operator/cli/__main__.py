@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 import click
 from click.shell_completion import get_completion_class
