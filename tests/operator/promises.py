@@ -187,8 +187,7 @@ def _a_pinned_space_stays(world: World, before: Status, decided: Plan) -> None:
     for gone in (each for each in before.retained if each.revision not in kept):
         again = after.stable is not None and after.stable.space == gone.space
         on_trial = after.canary is not None and after.canary.revision == gone.revision
-        side = world.sides.get(gone.revision)
-        if again or on_trial or (side is not None and not side.replicas):
+        if again or on_trial or world.replicas_before.get(gone.revision) == 0:
             continue
         assert world.counted, f"space {gone.space} was let go unseen"
         assert world.now - world.pinned_at.get(gone.space, gone.since) >= retention, (
@@ -208,15 +207,15 @@ class Release(RuleBasedStateMachine):
     @initialize(
         steps=st.sampled_from(STEPS), replicas=st.integers(1, 6), surge=st.sampled_from(["Auto", "Surge", "Swap"]),
         floor_percent=st.sampled_from(["0%", "50%", "75%"]), failure=st.sampled_from(["KeepFloor", "Immediate"]),
-        kept=st.sampled_from(["0s", "1m"]), max_surge=st.integers(1, 3), spaces=st.sampled_from(["Split", "Pinned"]),
+        kept=st.sampled_from(["0s", "1m"]), max_surge=st.integers(1, 3), spaces=st.sampled_from(["Split", "Pinned"]), counted=st.booleans(),
     )  # fmt: skip
     def release(self, steps: list[dict[str, Any]], replicas: int, surge: str, floor_percent: str, failure: str, kept: str,
-                max_surge: int, spaces: str) -> None:  # fmt: skip
+                max_surge: int, spaces: str, counted: bool) -> None:  # fmt: skip
         self.strategy: dict[str, Any] = {
             "steps": steps, "surge": surge, "capacityFloor": floor_percent, "onFailure": failure, "scaleDownDelay": kept,
             "bake": kept, "maxSurge": max_surge, "onSpaceChange": spaces, "spaceRetention": "1m",
         }  # fmt: skip
-        self.replicas = replicas
+        self.replicas, self.world.counted = replicas, counted
         self.edit()
 
     def edit(self, **changes: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.operator.promises import Release
+from tests.operator.promises import STEPS, Release
 
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import movement, plan, retention, steps
@@ -128,7 +128,6 @@ def _takes_missing_counts_for_nobody(
         pytest.param(plan, "fresh_step", _resets_evidence, id="7-evidence-is-reset-between-steps"),
         pytest.param(plan, "_alone", lambda _: lambda *_: None, id="8-two-spaces-share-the-service"),
 pytest.param(plan, "remove_leftovers", _takes_what_is_pinned, id="8-a-pinned-space-is-a-leftover"),
-        pytest.param(retention, "_seen", _takes_missing_counts_for_nobody, id="8-pins-that-nobody-counts-are-none"),
         pytest.param(steps, "_watch_deadline", lambda _: lambda *_: None, id="9-pods-may-take-for-ever"),
     ],
 )  # fmt: skip
@@ -138,3 +137,25 @@ def test_a_planted_fault_is_caught(
     monkeypatch.setattr(module, name, fault(getattr(module, name)))
     with pytest.raises(AssertionError):
         run_state_machine_as_test(Release, settings=settings(QUICK, max_examples=300))
+
+
+def test_a_space_that_is_let_go_unseen_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise 8. Random histories come here too seldom: a promotion to another space, and then a minute without counters."""
+    history = Release()
+    history.release(
+        steps=STEPS[3], replicas=2, surge="Surge", floor_percent="75%", failure="KeepFloor", kept="0s", max_surge=1,
+        spaces="Pinned", counted=False,
+    )  # fmt: skip
+
+    def live() -> None:
+        for version in (1, 2):
+            history.alias_moves(version)
+            history.time_passes(12, 30)
+
+    live()
+    assert [each.space for each in history.world.status.retained] == ["space-1"]
+    history.teardown()
+    monkeypatch.setattr(retention, "_seen", _takes_missing_counts_for_nobody(retention._seen))
+    history.world.counted = False
+    with pytest.raises(AssertionError, match="was let go unseen"):
+        live()
