@@ -98,6 +98,9 @@ async def test_the_ledger_of_a_release_on_a_real_control_plane(
     log = Recorder(LogSettings(source, flush_seconds=0.3), "p1", SERVED, time.time)
     for index in range(3):
         log.observe([prediction(f"p1-{index}", f"doc-{index}")])
+    async with asyncio.timeout(120):
+        while log.written < 3:  # noqa: ASYNC110 - the writer is another process
+            await asyncio.sleep(0.1)
     await log.close()
     stand_in.answer = lambda _: (
         200,
