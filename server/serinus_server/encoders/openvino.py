@@ -2,6 +2,8 @@
 
 One compiled model with a stream of one thread for every lane (the streams share its weights), a second one with one stream over all cores
 for a text that is alone. No torch.
+
+Batches are padded to few lengths: the runtime keeps about a megabyte for each shape that it has seen, and gives none of it back.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ class OpenvinoEncoder:
 
     def encode(self, batch: Sequence[TokenIds], *, alone: bool = False) -> Vectors:
         """See Encoder."""
-        named, mask = feeds(batch, self._inputs)
+        longest = max(map(len, batch))
+        step = _step(longest)
+        fits = -(-longest // step) * step <= self._manifest.max_tokens
+        named, mask = feeds(batch, self._inputs, step if fits else 1)
         states = self._request(alone).infer(named, share_inputs=True, share_outputs=True)[0]
         return finish(states, mask, self._manifest)
 
@@ -74,3 +79,8 @@ class OpenvinoEncoder:
             request = (self._wide if alone else self._narrow).create_infer_request()
             setattr(self._of_thread, name, request)
         return request
+
+
+def _step(tokens: int) -> int:
+    """Lengths are multiples of it: 28 of them up to 256 tokens. Sentences of 22 tokens cost a fifteenth more by it."""
+    return 4 if tokens <= 32 else 8 if tokens <= 128 else 16

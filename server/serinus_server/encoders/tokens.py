@@ -49,9 +49,11 @@ def pad(batch: Sequence[TokenIds], multiple: int = 1) -> tuple[np.ndarray, np.nd
     return ids, mask
 
 
-def feeds(batch: Sequence[TokenIds], inputs: Container[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What an export with these `inputs` takes for a batch, by name, and the mask, (len(batch), longest) int64."""
-    ids, mask = pad(batch)
+def feeds(
+    batch: Sequence[TokenIds], inputs: Container[str], multiple: int = 1
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What an export with these `inputs` takes for a batch, by name, and the mask; padded as `pad` does."""
+    ids, mask = pad(batch, multiple)
     named = {"input_ids": ids, "attention_mask": mask}
     if "token_type_ids" in inputs:
         named["token_type_ids"] = np.zeros_like(ids)
