@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test test-scheduler docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
+.PHONY: help setup check lint types imports fast test test-scheduler test-crashes test-mutants test-mutation fuzz docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,22 @@ cluster-status:  ## what of it runs, and where the logs are
 screenshots: setup  ## draw docs/dashboard/*.png: the page in headless Chromium, over a real control plane (1 minute)
 	SERINUS_SCREENSHOTS=docs/dashboard $(PYTHON) -m pytest -q tests/integration/test_cli.py -k "evidence or phone"
 
+test-crashes: setup  ## 240 crash points, late and old views on a real API server (`make test` runs 44; 8 minutes; PLANS=…)
+	SERINUS_CRASH_PLANS=$(or $(PLANS),240) $(PYTHON) -m pytest -s tests/integration/test_crash_points.py
+
+test-mutants: setup  ## 5000 changed specs in memory and 500 on a real API server (`make test` runs 250 and 50; 15 minutes)
+	SERINUS_MUTANTS=$(or $(MUTANTS),5000) $(PYTHON) -m pytest -s tests/faults/test_mutants.py
+	SERINUS_MUTANTS_APPLIED=$(or $(APPLIED),500) $(PYTHON) -m pytest -s tests/integration/test_mutants.py
+
+test-mutation: setup  ## Cosmic Ray's mutants of the decision core, and how many the tests kill (DRAW=300 for less than an hour)
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --target .cache/cosmic-ray cosmic-ray==8.7.0
+	PYTHONPATH=.cache/cosmic-ray:. $(PYTHON) -W ignore -m tests.mutation $(if $(DRAW),--draw $(DRAW))
+
+fuzz: setup  ## atheris on everything that reads what others write, 10 minutes each (TARGET=spec for one; FUZZ_SECONDS=60)
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --target .cache/atheris atheris==3.0.0
+	for target in $(or $(TARGET),request spec metrics model report status); do \
+		PYTHONPATH=.cache/atheris:. $(PYTHON) -m tests.fuzz $$target --seconds $(or $(FUZZ_SECONDS),600) || exit 1; done
+
 docs: setup  ## write the generated parts of the documents (a test fails while they differ from the code)
 	$(PYTHON) docs/generate.py
 
@@ -101,4 +117,4 @@ requirements:  ## resolve requirements/*.txt anew from pyproject.toml (hashed; n
 	./requirements/compile.sh
 
 clean:  ## remove the virtual environment and caches of this folder
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -22,6 +22,13 @@ ONNX_INT8_PATH: Final = "onnx/model-int8.onnx"
 STATES: Final = "states"
 EMBEDDING: Final = "embedding"
 SCHEMA: Final = 1
+_FORMS: Final[Mapping[Any, type]] = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "Mapping[str, str]": dict,
+    "tuple[int, ...]": tuple,
+}
 
 
 class MalformedManifest(ValueError):
@@ -67,12 +74,23 @@ class Manifest:
             if data.pop("schema") != SCHEMA:
                 raise MalformedManifest(f"the manifest's schema is not {SCHEMA}")
             manifest = cls(**{**data, "dimensions": tuple(map(int, data.get("dimensions", ())))})
+            _check_forms(manifest)
             for path in manifest.files:
                 pure = PurePosixPath(path)
-                if pure.is_absolute() or ".." in pure.parts or "\\" in path:
+                if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
                     raise MalformedManifest(f"the manifest names {path!r}, which is outside the model's folder")
         except MalformedManifest:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise MalformedManifest(f"not a manifest: {type(error).__name__}: {error}") from error
         return manifest
+
+
+def _check_forms(manifest: Manifest) -> None:
+    """Raises MalformedManifest for a field that is of another form than it should be."""
+    for field in fields(manifest):
+        value, form = getattr(manifest, field.name), _FORMS[field.type]
+        if not isinstance(value, form) or (form is int and isinstance(value, bool)):
+            raise MalformedManifest(f"the manifest's {field.name} is {type(value).__name__}, {form.__name__} is needed")
+    if not all(isinstance(digest, str) for digest in manifest.files.values()):
+        raise MalformedManifest("the manifest's files are not all with their SHA-256")

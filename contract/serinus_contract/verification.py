@@ -85,7 +85,7 @@ class VerifyReport:
             )
         except MalformedReport:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise MalformedReport(f"not a verify report ({type(error).__name__}: {error}): {text[:120]!r}") from error
 
 

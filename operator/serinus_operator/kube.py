@@ -199,7 +199,10 @@ class Kube:
             raise Unavailable(f"{method} {path}: {type(error).__name__} {error}") from error
         if response.status >= 400:
             raise _translate(response.status, f"{method} {path}", raw)
-        answer: JSON = orjson.loads(raw)
+        try:
+            answer: JSON = orjson.loads(raw)
+        except ValueError as error:
+            raise Unavailable(f"{method} {path}: what came is no JSON") from error
         return answer
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -63,7 +63,8 @@ _BUCKETS: Final = tuple(
 )
 _READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
 _PINNED: Final = f"sum {_BY} ({_LAST.format(PINNED_TOTAL)})"
-_KEPT_SNAPSHOTS: Final = 3  # ten thousand pods are 5 MB; an older instant is asked for again
+_KEPT_SNAPSHOTS: Final = 3  # at least; an older instant is asked for again
+_KEPT_PODS: Final = 5000  # of all snapshots beyond those together: ten thousand pods are 5 MB
 _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
 
 
@@ -81,20 +82,51 @@ class Prometheus:
         )
         session.mount(url, self._adapter)  # in place of the one that the client library has just mounted
         self._snapshots: dict[datetime, Snapshot] = {}
+        self._changed = asyncio.Condition()
+        self._wanted: Counter[datetime] = Counter()  # by those who wait
+        self._reading = False
         self._pinned: dict[datetime, PinnedBy] = {}
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "prometheus")  # always the same one: each would keep a heap of its own
 
     async def snapshot(self, at: datetime) -> Snapshot:
-        """All counters at the instant `at`. Raises Unavailable when Prometheus does not answer whole and well."""
-        async with self._lock:
-            found = self._snapshots.pop(at, None)
-            if found is None:
-                while len(self._snapshots) >= _KEPT_SNAPSHOTS:
-                    del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
-                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_in_time, at)
+        """All counters at the instant `at`. Raises Unavailable when Prometheus does not answer whole and well.
+
+        Of the instants that are waited for the oldest is read first. Releases that are behind, as after a restart, so fall into step with
+        the others; else each reads its own instants, more than one in the time of one window, and no backlog ever ends.
+        """
+        async with self._changed:
+            self._wanted[at] += 1
+            try:
+                await self._changed.wait_for(
+                    lambda: at in self._snapshots or (not self._reading and at == min(self._wanted))
+                )
+            finally:
+                self._wanted -= Counter([at])
+                self._changed.notify_all()
+            if at in self._snapshots:
+                found = self._snapshots[at] = self._snapshots.pop(at)
+                return found
+            self._reading = True
+        try:
+            self._make_room()
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_in_time, at)
             self._snapshots[at] = found
-            return found
+        finally:
+            self._reading = False
+            async with self._changed:
+                self._changed.notify_all()
+        return found
+
+    def _make_room(self) -> None:
+        """Forgets, before the next one is read, what was asked for longest ago and leaves no room for it."""
+        sizes = {at: snapshot.pods for at, snapshot in self._snapshots.items()}
+        kept, next_one = sum(sizes.values()), max(sizes.values(), default=0)
+        for at, size in sizes.items():
+            if len(self._snapshots) < _KEPT_SNAPSHOTS or kept + next_one <= _KEPT_PODS:
+                return
+            del self._snapshots[at]
+            kept -= size
 
     async def pinned(self, at: datetime) -> PinnedBy:
         """The requests that have pinned each pod's space until `at`: a query that only retained spaces need. Raises Unavailable."""
@@ -144,7 +176,7 @@ class Prometheus:
         parameters = {"time": at.timestamp(), "timeout": f"{self._seconds:g}s"}
         try:
             for series in self._connection.custom_query(query, params=parameters):
-                if "metric" not in series or len(series["value"]) != 2:
+                if not isinstance(series["metric"], dict) or len(series["value"]) != 2:
                     raise ValueError("the answer is no vector")
                 yield series
         except (
@@ -154,6 +186,7 @@ class Prometheus:
             ValueError,
             TypeError,
             AttributeError,
+            RecursionError,
         ) as error:
             said = f"{type(error).__name__}: {str(error)[:200]}"
             why = f"no whole answer within {self._seconds:g} s" if self._adapter.over else said

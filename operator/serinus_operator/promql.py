@@ -58,7 +58,12 @@ class Queries:
                 body += chunk
                 if len(body) > _MOST_BYTES:
                     return Measurement(Said.UNREADABLE, problem=f"the answer has more than {_MOST_BYTES} bytes")
-            try:
-                return measurement_of(json.loads(body))
-            except ValueError:
-                return Measurement(Said.UNREADABLE, problem=f"Prometheus answers {answer.status}, and no JSON")
+            return read(bytes(body), answer.status)
+
+
+def read(body: bytes, status: int) -> Measurement:
+    """What an answer of Prometheus says. Does not raise."""
+    try:
+        return measurement_of(json.loads(body))
+    except (ValueError, RecursionError):
+        return Measurement(Said.UNREADABLE, problem=f"Prometheus answers {status}, and no JSON")

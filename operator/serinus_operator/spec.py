@@ -22,6 +22,7 @@ _UNITS: Final = {
     "m": timedelta(minutes=1),
     "h": timedelta(hours=1),
 }
+_LONGEST_DURATION: Final = timedelta(days=365)
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+")
 _GATE_KINDS: Final = ("latency", "confidence", "errorRate", "drift", "restarts", "promQL")
 MOST_COMPARED_LATENCIES: Final = 4  # gates; the CRD says so too
@@ -274,10 +275,13 @@ class Spec:
 
 
 def parse_duration(text: Any, field: str) -> timedelta:
-    """Reads a duration such as 10s, 5m, 1h30m or 500ms. Raises InvalidSpec naming `field`."""
+    """Reads a duration such as 10s, 5m, 1h30m or 500ms, of a year at most. Raises InvalidSpec naming `field`."""
     if not isinstance(text, str) or not _DURATION.fullmatch(text):
         raise InvalidSpec(field, f"{text!r} is not a duration; write for example 30s, 5m or 1h30m")
-    return sum((int(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(text)), timedelta())
+    milliseconds = sum(int(count) * (_UNITS[unit] // _UNITS["ms"]) for count, unit in _DURATION_PART.findall(text))
+    if milliseconds > _LONGEST_DURATION // _UNITS["ms"]:  # in whole numbers: a timedelta of too many hours overflows
+        raise InvalidSpec(field, f"{text} is more than a year, 8760h")
+    return timedelta(milliseconds=milliseconds)
 
 
 def format_duration(duration: timedelta) -> str:

@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelUnavailable(f"{folder} has no {contract.PATH}; package it with `serinus-server register`") from None
-    except MalformedManifest as error:
+    except (MalformedManifest, UnicodeDecodeError) as error:
         raise UnsafeModel(f"{path}: {error}") from error
 
 
@@ -74,6 +74,8 @@ def check_files(folder: Path, manifest: Manifest, digest: str | None, under: str
             found = sha256(folder / path)
         except FileNotFoundError:
             raise ModelUnavailable(f"{path} is in the manifest and not in the model") from None
+        except OSError as error:  # a folder, a name that no file can have
+            raise ModelUnavailable(f"{path} is in the manifest and cannot be read: {error.strerror}") from error
         if found != expected:
             raise ModelUnavailable(f"{path} has SHA-256 {found}, the manifest says {expected}")
         if path.endswith(".onnx"):
@@ -134,6 +136,8 @@ def _refuse_data_elsewhere(folder: Path, path: str) -> None:
 
 
 def _external_locations(path: Path) -> Iterator[str]:
+    if not path.stat().st_size:
+        return  # nothing to map
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = content.find(_EXTERNAL_LOCATION)
         while at >= 0:

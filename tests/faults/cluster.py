@@ -47,6 +47,7 @@ class Cluster:
     objects: dict[Name, JSON] = field(default_factory=dict)
     log: list[Change] = field(default_factory=list)
     verify_passes: bool = True
+    away: bool = False  # the API server answers nobody; controllers and kubelets do not notice, for brevity
     _ids: Any = field(default_factory=lambda: count(1))
 
     def call(self, method: str, url: str, body: JSON | None = None, content_type: str = "") -> tuple[int, JSON]:
@@ -55,6 +56,8 @@ class Cluster:
         parts = split.path.strip("/").split("/")
         if "namespaces" not in parts and parts[-1] not in _KINDS:
             return 200, {"resources": []}
+        if not any(part in _KINDS for part in parts):
+            return 404, {"message": "the server could not find the requested resource"}
         place = parts[parts.index("namespaces") + 1] if "namespaces" in parts else None
         tail = parts[next(at for at, part in enumerate(parts) if part in _KINDS) :]
         if len(tail) == 1:

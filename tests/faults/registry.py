@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from serinus_contract.names import DIGEST_TAG, SPACE_TAG
+from serinus_operator.errors import SerinusError
 
 JSON: TypeAlias = dict[str, Any]
 
@@ -18,6 +19,7 @@ class Mlflow:
     aliases: dict[str, str] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    refusal: SerinusError | None = None  # what every call gets now
 
     def register(self, alias: str) -> str:
         """One more version; the alias moves to it."""

@@ -18,7 +18,7 @@ from tests.integration.surroundings import Metrics as Measured
 
 from serinus_operator import kube as wire
 from serinus_operator.cache import KINDS, Cache, Key
-from serinus_operator.errors import SerinusError
+from serinus_operator.errors import SerinusError, Unavailable
 from serinus_operator.metrics import Metrics
 from serinus_operator.notify import Notifier
 from serinus_operator.prometheus import Prometheus
@@ -62,6 +62,8 @@ class _Kube(wire.Kube):
     async def _call(self, method: str, path: str, *, body: JSON | None = None, query: dict[str, str] | None = None,
                     content_type: str = "") -> JSON:  # fmt: skip
         await asyncio.sleep(0)
+        if self.cluster.away:
+            raise Unavailable(f"{method} {path}: no answer")
         selector = (query or {}).get("labelSelector", "")
         status, answer = self.cluster.call(method, f"{path}?labelSelector={selector}", body, content_type)
         if status >= 400:
@@ -75,6 +77,8 @@ class _Registry(Registry):
         self.mlflow = mlflow
 
     async def _call(self, method: str, path: str, arguments: Any) -> JSON:
+        if self.mlflow.refusal is not None:
+            raise self.mlflow.refusal
         return self.mlflow.call(method, path, arguments)
 
 
@@ -84,6 +88,8 @@ class _Prometheus(Prometheus):
         self.measured = measured
 
     def _query(self, query: str, at: Any) -> list[JSON]:
+        if self.measured.down:
+            raise Unavailable("Prometheus: 503")
         return self.measured.answer(query, at.timestamp())
 
 
@@ -91,7 +97,7 @@ class Operator:
     """One life of the operator: from its first lists to its end."""
 
     def __init__(self, play: Play, view: int | None) -> None:
-        cluster, clock = play.cluster, lambda: play.cluster.now
+        cluster, clock = play.cluster, lambda: play.cluster.now + play.skew
         self.cache, self.kube = Cache(), _Kube(cluster)
         self._view = view
         metrics = Metrics(self.cache, clock)
@@ -171,6 +177,7 @@ class Play:
     mlflow: Mlflow = field(default_factory=Mlflow)
     errors: list[str] = field(default_factory=list)
     blind: bool = False  # the watches show nothing now
+    skew: timedelta = timedelta()  # of the operator's clock
     _blind_steps: int = 0
     _befallen: bool = False
 

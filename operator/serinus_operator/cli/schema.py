@@ -20,8 +20,9 @@ JSON: TypeAlias = dict[str, Any]
 _EXTENSIONS: Final = "extensions: [{name: two-var-comprehensions}, {name: lists}, {name: strings}]"
 
 
+@cache
 def schema() -> JSON:
-    """The schema of a ModelRelease."""
+    """The schema of a ModelRelease. Not to be changed by who reads it."""
     crd = yaml.safe_load(resources.files("serinus_operator").joinpath("crd.yaml").read_text(encoding="utf-8"))
     found: JSON = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return found
