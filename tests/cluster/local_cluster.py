@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cluster import binaries, debian, images, services
+from tests.cluster.binaries import ClusterError
 from tests.cluster.control_plane import ControlPlane, program
 from tests.cluster.node import NODE_ADDRESS, Node
 from tests.cluster.processes import Processes
@@ -40,6 +41,8 @@ class LocalCluster:
 
     def up(self, extended_resources: Mapping[str, int]) -> None:
         """Starts what is not there. Raises ClusterError, and leaves nothing running then."""
+        if os.geteuid() != 0:
+            raise ClusterError("a node needs root (a bridge, containers, iptables): run this as root")
         if self.is_up():
             binaries.say("the cluster is up already")
         else:

@@ -6,6 +6,7 @@ python3 -m tests.e2e.demo [--keep]      (as `make demo` does, which sets up what
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import statistics
 import sys
@@ -267,6 +268,16 @@ def main() -> int:
             sys.stdout.write(summary(outcome, stage))
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what the demo started has been stopped\n")
+        return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(
+            "the disk is full: the demo wants 15 GB, most of it under ~/.cache/serinus and ~/.local/state\n"
+        )
         return 1
     return 1 if outcome.broken else 0
 

@@ -10,7 +10,9 @@ import pytest
 from tests.cluster.control_plane import ControlPlane
 from tests.operator.specs import BAD, GOOD, gate, with_spec
 
+from serinus_operator import manifests
 from serinus_operator.cli.files import read_spec
+from serinus_operator.rollout.model import Target
 from serinus_operator.spec import parse_spec
 
 pytestmark = pytest.mark.integration
@@ -51,6 +53,26 @@ def test_the_model_cannot_be_swapped_for_another(control_plane: ControlPlane) ->
     changed = control_plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(release))
     control_plane.kubectl("delete", "modelrelease", "immutable")
     assert "spec.model.name is immutable" in changed.stderr
+
+
+@pytest.mark.parametrize("name", ["mig", "shared", "dra"])
+def test_an_example_for_gpus_and_the_pods_that_come_of_it_are_accepted(control_plane: ControlPlane, name: str) -> None:
+    example = Path(__file__).parents[2] / "examples" / "gpu" / f"{name}.yaml"
+    strictly = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-o", "json", "-f")
+    done = control_plane.kubectl(*strictly, str(example))
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    (release,) = (each for each in answer.get("items", [answer]) if each["kind"] == "ModelRelease")
+    owner = manifests.Release("default", release["metadata"]["name"], release["metadata"]["uid"])
+    defaults = manifests.Defaults("example.org/server:1", "IfNotPresent", "http://mlflow")
+    revision = Target("abc", "1", "digest", "space")
+    spec = parse_spec(release["spec"])
+    for made in (
+        manifests.deployment(owner, spec, revision, 1, defaults),
+        manifests.verify_job(owner, spec, revision, None, defaults),
+    ):
+        tried = control_plane.kubectl(*strictly, "-", stdin=json.dumps(made))
+        assert tried.returncode == 0, tried.stderr
 
 
 def test_the_example_is_accepted(control_plane: ControlPlane) -> None:
