@@ -63,8 +63,7 @@ _BUCKETS: Final = tuple(
 )
 _READY_AT: Final = f"min {_BY} ({_LAST.format(READY_AT_SECONDS)})"
 _PINNED: Final = f"sum {_BY} ({_LAST.format(PINNED_TOTAL)})"
-_KEPT_SNAPSHOTS: Final = 3  # at least; an older instant is asked for again
-_KEPT_PODS: Final = 5000  # of all snapshots beyond those together: ten thousand pods are 5 MB
+_KEPT_SNAPSHOTS: Final = 3  # ten thousand pods are 5 MB; an older instant is asked for again
 _MOST_COUNTED: Final = 2.0**53  # beyond it a counter no longer counts one by one
 
 
@@ -82,10 +81,10 @@ class Prometheus:
         )
         session.mount(url, self._adapter)  # in place of the one that the client library has just mounted
         self._snapshots: dict[datetime, Snapshot] = {}
+        self._pinned: dict[datetime, PinnedBy] = {}
         self._changed = asyncio.Condition()
         self._wanted: Counter[datetime] = Counter()  # by those who wait
         self._reading = False
-        self._pinned: dict[datetime, PinnedBy] = {}
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "prometheus")  # always the same one: each would keep a heap of its own
 
@@ -109,7 +108,8 @@ class Prometheus:
                 return found
             self._reading = True
         try:
-            self._make_room()
+            while len(self._snapshots) >= _KEPT_SNAPSHOTS:
+                del self._snapshots[next(iter(self._snapshots))]  # the one that was asked for longest ago
             found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_in_time, at)
             self._snapshots[at] = found
         finally:
@@ -117,16 +117,6 @@ class Prometheus:
             async with self._changed:
                 self._changed.notify_all()
         return found
-
-    def _make_room(self) -> None:
-        """Forgets, before the next one is read, what was asked for longest ago and leaves no room for it."""
-        sizes = {at: snapshot.pods for at, snapshot in self._snapshots.items()}
-        kept, next_one = sum(sizes.values()), max(sizes.values(), default=0)
-        for at, size in sizes.items():
-            if len(self._snapshots) < _KEPT_SNAPSHOTS or kept + next_one <= _KEPT_PODS:
-                return
-            del self._snapshots[at]
-            kept -= size
 
     async def pinned(self, at: datetime) -> PinnedBy:
         """The requests that have pinned each pod's space until `at`: a query that only retained spaces need. Raises Unavailable."""

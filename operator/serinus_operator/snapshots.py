@@ -29,12 +29,12 @@ _NEXT: Final = b',{"metric":'  # a quote inside of a JSON string is escaped: thi
 
 
 class Snapshot(Mapping[ReleaseKey, Reading]):
-    """Readings by release, made when they are asked for. `counters` name the columns of one; `pods` are counted over all releases."""
+    """Readings by release, made when they are asked for. `counters` name the columns of one."""
 
     def __init__(self, counters: Sequence[str]) -> None:
         self._counters = counters
         self._rows: dict[ReleaseKey, dict[Pod, int]] = {}
-        self.pods = 0
+        self._pods = 0
         self._columns: dict[Column, array[float]] = {}
 
     def add(self, column: Column, release: ReleaseKey, pod: Pod, value: float) -> None:
@@ -43,8 +43,8 @@ class Snapshot(Mapping[ReleaseKey, Reading]):
         if pod not in rows:
             if column not in self._counters:
                 return
-            rows[pod] = self.pods
-            self.pods += 1
+            rows[pod] = self._pods
+            self._pods += 1
         values = self._columns.setdefault(column, array("d"))
         values.extend((math.nan,) * (rows[pod] + 1 - len(values)))
         values[rows[pod]] = value

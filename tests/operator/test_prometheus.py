@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from tests.operator.stand_in import AT, RELEASE, StandIn, counted, error, of, one, read, vector
 
-from serinus_operator import prometheus
 from serinus_operator.errors import Unavailable
 from serinus_operator.gates.judge import Evidence, Verdict, judge, overall, verdicts
 from serinus_operator.gates.queries import Measurement, Said, fill_in
@@ -74,12 +73,10 @@ async def test_a_slow_answer_ends_at_its_deadline_and_a_refused_connection_has_a
     assert "switched promQL off" in off.problem
 
 
-@pytest.mark.parametrize("room", [-1, 5000])
 async def test_releases_that_are_behind_fall_into_step(
-    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, room: int
+    stand_in: StandIn,
 ) -> None:
     """After a restart each of eight is elsewhere in its backlog of up to twelve windows: together they read each instant about once."""
-    monkeypatch.setattr(prometheus, "_KEPT_PODS", room)
     stand_in.answer = lambda _: (200, vector())
     reader = Prometheus(stand_in.url, 5)
 
