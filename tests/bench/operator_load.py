@@ -138,6 +138,7 @@ class Fleet:
             "serving": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
             "strategy": {
                 "maxSurge": self.max_surge,
+                "progressDeadline": "1h",  # the control plane needs minutes for ten thousand pods
                 "bake": "0s",
                 "scaleDownDelay": "0s",
                 "steps": [{"verify": {}}, *weights],
