@@ -38,12 +38,12 @@ imports:
 fast:
 	$(PYTHON) -m pytest -q -m "not model and not integration and not e2e and not long"
 
-test: setup lint types imports  ## everything but test-scheduler; what CI runs
+test: setup lint types imports  ## everything but test-scheduler and test-crashes; what CI runs
 	$(PYTHON) -m tests.cluster build --tests
 	$(PYTHON) -m pytest -m "not alone" --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=25
 
 test-scheduler: setup  ## room for canaries by the real scheduler, 23 releases at once; it wants the machine for itself (2 minutes)
-	$(PYTHON) -m pytest -m alone
+	$(PYTHON) -m pytest -m alone tests/integration/test_scheduler.py
 
 demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
 	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)
@@ -84,7 +84,7 @@ cluster-status:  ## what of it runs, and where the logs are
 screenshots: setup  ## draw docs/dashboard/*.png: the page in headless Chromium, over a real control plane (1 minute)
 	SERINUS_SCREENSHOTS=docs/dashboard $(PYTHON) -m pytest -q tests/integration/test_cli.py -k "evidence or phone"
 
-test-crashes: setup  ## 240 crash points, late and old views on a real API server (`make test` runs 44; 8 minutes; PLANS=…)
+test-crashes: setup  ## 240 crash points, late and old views on a real API server (it wants the machine for itself; 10 minutes; PLANS=44 takes 3)
 	SERINUS_CRASH_PLANS=$(or $(PLANS),240) $(PYTHON) -m pytest -s tests/integration/test_crash_points.py
 
 test-mutants: setup  ## 5000 changed specs in memory and 500 on a real API server (`make test` runs 250 and 50; 15 minutes)

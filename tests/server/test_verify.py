@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from tests.bench import verify as bench
 
 from serinus_contract.verification import MAX_BYTES, Check, VerifyReport
 from serinus_server.encoders import Vectors
 from serinus_server.package import Reference, read_reference
 from serinus_server.verify import FLOAT, against_itself, confidence_odds
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    """Imported here: torch takes ten seconds, in each process that collects tests."""
+    from tests.bench import verify
+
+    return verify
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +42,7 @@ def golden(packaged: Path) -> Reference:
     ],
 )
 def test_every_mutation_is_caught_beside_stable_and_by_the_models_own_probes(
-    packaged: Path, golden: Reference, mutation: str, beside_stable: str, by_its_own_probes: str
+    bench: ModuleType, packaged: Path, golden: Reference, mutation: str, beside_stable: str, by_its_own_probes: str
 ) -> None:
     vectors, max_tokens = bench.mutated(packaged, bench.mutations()[mutation], golden.probes)
     as_canary, as_itself = bench.judged(packaged, vectors, max_tokens, golden)
@@ -43,14 +51,16 @@ def test_every_mutation_is_caught_beside_stable_and_by_the_models_own_probes(
 
 
 @pytest.mark.model
-def test_a_missing_prompt_is_caught(packaged: Path, golden: Reference) -> None:
+def test_a_missing_prompt_is_caught(bench: ModuleType, packaged: Path, golden: Reference) -> None:
     as_canary, as_itself = bench.judged(packaged, golden.vectors, 256, bench.prompted(packaged, golden.probes))
     assert "neighbours" in as_canary
     assert "probes" in as_itself
 
 
 @pytest.mark.model
-def test_dtype_batch_size_and_backend_changes_pass_in_200_runs(packaged: Path, golden: Reference) -> None:
+def test_dtype_batch_size_and_backend_changes_pass_in_200_runs(
+    bench: ModuleType, packaged: Path, golden: Reference
+) -> None:
     """A run mixes settings text by text, as batches of a busy server do."""
     by_setting = np.stack([vectors for _, vectors in bench.settings(packaged, golden.probes)])
     for vectors in _mixed(by_setting, runs=200):
