@@ -35,7 +35,7 @@ class Team:
             "model": {"name": self.model, "alias": "challenger"},
             "replicas": 3,
             "strategy": {
-                "progressDeadline": "30s",
+                "progressDeadline": "2m",
                 "scaleDownDelay": "0s",
                 "bake": "0s",
                 "steps": [{"verify": {}}, {"setWeight": 30}, {"analysis": {"duration": "3s"}}],

@@ -33,7 +33,11 @@ def plugin(plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[
 @contextmanager
 def watching(plane: ControlPlane, name: str) -> Iterator[tuple[Path, Path]]:
     """`get NAME --watch` on a terminal and into a file, until Ctrl-C. Yields what each has drawn so far."""
-    command = [sys.executable, "-m", "serinus_operator.cli", "get", name, "--watch"]
+    interruptible = [
+        "env",
+        "--default-signal=INT",
+    ]  # tests that were begun in the background inherit that it is ignored
+    command = [*interruptible, sys.executable, "-m", "serinus_operator.cli", "get", name, "--watch"]
     environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "200"}
     drawn = (plane.folder / "terminal", plane.folder / "file")
     started = []
@@ -63,7 +67,7 @@ def test_a_person_sees_and_steers_a_rollout(
 ) -> None:
     team.register()
     steps = [{"verify": {}}, {"setWeight": 30}, {"pause": {}}]
-    team.apply(strategy={"progressDeadline": "30s", "scaleDownDelay": "0s", "bake": "0s", "steps": steps})
+    team.apply(strategy={"progressDeadline": "2m", "scaleDownDelay": "0s", "bake": "0s", "steps": steps})
     eventually("version 1 is stable", lambda: team.stable_version() == "1")
     nothing = plugin(control_plane, "promote", team.name)
     assert nothing.returncode == 1

