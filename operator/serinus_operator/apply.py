@@ -69,9 +69,7 @@ class Writer:
                 await self._kube.delete("Deployment", release.namespace, manifests.deployment_name(release, revision))
             case CreateVerifyJob(revision, against):
                 await self._guard.check(spec.serving)
-                if (
-                    spec.serving.template
-                ):  # CEL cannot see all of it: a pod that could never be made is told of before a rollout
+                if spec.serving.template:  # CEL cannot see all of it: a pod that could never be made is told of first
                     await self._kube.try_out(manifests.deployment(release, spec, revision, 1, self._defaults))
                 await self._create(manifests.verify_job(release, spec, revision, against, self._defaults))
             case DeleteVerifyJob(revision):

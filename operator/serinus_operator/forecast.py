@@ -8,20 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
+from serinus_operator.durations import format_duration
 from serinus_operator.rehearsal import MOST_WINDOWS, StepEnd, Traffic, Trial, achieved, simulated
 from serinus_operator.rollout.capacity import split
 from serinus_operator.rollout.draft import describe, effective_steps
-from serinus_operator.spec import (
-    Analysis,
-    ConfidenceGate,
-    ErrorRateGate,
-    LatencyGate,
-    Pause,
-    SetWeight,
-    Spec,
-    Step,
-    format_duration,
-)
+from serinus_operator.spec import Analysis, ConfidenceGate, ErrorRateGate, LatencyGate, Pause, SetWeight, Spec, Step
 
 _FAR_FROM_WANTED: Final = 1.5
 _PATIENT_TRIALS: Final = 3  # that go on until an analysis passes, however long it takes

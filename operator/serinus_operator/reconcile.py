@@ -33,7 +33,8 @@ from serinus_operator.rollout.model import Condition, Phase, RegistryIntent, Sta
 from serinus_operator.rollout.observed import AnalysisResult, Counted, Observed
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
-from serinus_operator.spec import Spec, parse_spec
+from serinus_operator.spec import Spec
+from serinus_operator.spec_parser import parse_spec
 
 JSON: TypeAlias = dict[str, Any]
 Clock: TypeAlias = Callable[[], datetime]

@@ -67,6 +67,16 @@ def ks_by_chance(seen: float, reference: float, probability: float) -> float:
     return math.sqrt((1 / seen + 1 / reference) * math.log(2 / probability) / 2)
 
 
+def effective_dimensions(variance: float, centred: NDArray[np.float64]) -> float:
+    """(tr Σ)² / tr Σ², at least 1, of (m, dim) centred rows whose tr Σ is `variance`; tr Σ² is their mean squared product."""
+    products = centred @ centred.T
+    count = len(centred)
+    if count < 2:
+        return 1.0
+    squared = float((products**2).sum() - (np.diag(products) ** 2).sum()) / (count * (count - 1))
+    return max(1.0, variance**2 / max(squared, 1e-12))
+
+
 @cache
 def chi_square_quantile(degrees: float, probability: float) -> float:
     """The value that χ² with (also fractional) degrees of freedom exceeds with this probability. By bisection, to 1e-12 of itself."""

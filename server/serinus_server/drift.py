@@ -234,16 +234,9 @@ def judge(value: float, floor: float, limits: tuple[float, float]) -> Level:
 
 
 def spread(profile: Profile) -> tuple[float, float]:
-    """The reference's variance, tr Σ = 1 − |mean|² for vectors of norm 1, and its effective dimensions, (tr Σ)² / tr Σ².
-
-    tr Σ² is the mean squared product of different centred vectors of the sample.
-    """
+    """The reference's variance, tr Σ = 1 − |mean|² for vectors of norm 1, and its effective dimensions."""
     variance = max(1 - float(profile.mean @ profile.mean), 1e-9)
-    centred = profile.sample.astype(np.float64) - profile.mean
-    products = centred @ centred.T
-    others = ~np.eye(len(centred), dtype=bool)
-    squared = float((products[others] ** 2).mean()) if len(centred) > 1 else variance**2
-    return variance, max(1.0, variance**2 / max(squared, 1e-12))
+    return variance, distances.effective_dimensions(variance, profile.sample.astype(np.float64) - profile.mean)
 
 
 def probe_cosine(vectors: Vectors, expected: Vectors) -> float:

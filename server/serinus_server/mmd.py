@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from serinus_server.distances import chi_square_quantile
+from serinus_server.distances import chi_square_quantile, effective_dimensions
 
 Rows: TypeAlias = NDArray[np.floating]
 
@@ -94,16 +94,10 @@ def mmd_by_chance(n: float, m: float, variance: float, degrees: float, probabili
 
 
 def spread(rows: Rows) -> tuple[float, float]:
-    """tr Σ of the (m, dim) rows' covariance, and their effective dimensions ν = (tr Σ)² / tr Σ².
-
-    tr Σ² is the mean squared product of different centred rows.
-    """
-    count = len(rows)
+    """tr Σ of the covariance of (m, dim) rows, at least two, and their effective dimensions."""
     centred = rows.astype(np.float64) - rows.mean(axis=0)
-    products = centred @ centred.T
-    variance = max(1e-12, float(np.trace(products)) / (count - 1))
-    squared = float((products**2).sum() - (np.diag(products) ** 2).sum()) / (count * (count - 1))
-    return variance, max(1.0, variance**2 / max(squared, 1e-12))
+    variance = max(1e-12, float((centred**2).sum()) / (len(rows) - 1))
+    return variance, effective_dimensions(variance, centred)
 
 
 def _kernel(x: Rows, y: Rows, sigma: float) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.faults.cluster import pods
 from tests.faults.mutants import good, mutants
-from tests.faults.test_views import NAME, register, rests, status
+from tests.faults.stories import NAME, register, rests, status
 from tests.faults.views import Play
 from tests.operator.world import defaulted
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 from tests.faults.cluster import pods
-from tests.faults.test_views import NAME, REPLICAS, STORIES, STRATEGY, Story, end, register, rests, rolls
+from tests.faults.stories import REPLICAS, STORIES, Story, begun, end, rests
 from tests.faults.views import Fault, Operator, Play
-from tests.operator.world import defaulted
 
 from serinus_operator.errors import Unauthorized, Unavailable
 
@@ -125,13 +124,7 @@ OUTAGES = {
 
 
 async def played(story: Story, outage: Outage | None, moment: int) -> Play:
-    play = Play(Fault())
-    register(play)
-    spec = {"model": {"name": "m", "alias": "challenger"}, "replicas": REPLICAS, "strategy": STRATEGY | story.strategy}
-    release = {"apiVersion": "serinus.dev/v1alpha1", "kind": "ModelRelease", "metadata": {}, "spec": defaulted(spec)}
-    play.cluster.put(NAME, release)
-    await play.operator.start()
-    waiting = list(zip((rests, rolls), story.then, strict=False))
+    play, waiting = await begun(story, Fault())
     served, second = False, None
     for step in range(_STEPS + (outage.steps if outage else 0)):
         if outage is not None and step == moment:

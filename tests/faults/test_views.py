@@ -6,91 +6,21 @@ The faults of a watch that Sieve injects (Sun and others, OSDI 2022), on the ope
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from tests.faults.cluster import pods
+from tests.faults.stories import REPLICAS, STORIES, Story, begun, end, rests
 from tests.faults.views import Fault, Kind, Play
-from tests.operator.world import defaulted
 
 pytestmark = pytest.mark.long
 
-REPLICAS = 4
 STEPS = 110
 PLANS = {Kind.LATE: 17, Kind.UNOBSERVED: 17, Kind.OLD_LIST: 7}  # for each story
-STRATEGY = {
-    "scaleDownDelay": "0s",
-    "bake": "0s",
-    "steps": [{"verify": {}}, {"setWeight": 25}, {"analysis": {"duration": "1m"}}, {"setWeight": 50}, {"pause": {"duration": "10s"}}],
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Story:
-    """What happens to a release whose first version serves: the first thing once it rests, the second once the canary has traffic."""
-
-    then: Sequence[Callable[[Play], Any]]
-    strategy: dict[str, Any] = field(default_factory=dict)
-
-
-def register(play: Play) -> None:
-    play.mlflow.register("challenger")
-
-
-def register_damaged(play: Play) -> None:
-    play.cluster.verify_passes = False
-    register(play)
-
-
-def slow(play: Play) -> None:
-    canary = status(play)["canary"]["revision"]
-    play.measured.latency_seconds[canary] = 0.9
-
-
-def back(play: Play) -> None:
-    play.mlflow.aliases["challenger"] = "1"
-
-
-def scale(play: Play) -> None:
-    release = play.cluster.of("modelreleases")[0]
-    play.cluster.put(NAME, release | {"spec": release["spec"] | {"replicas": 6}})
-
-
-STORIES = {
-    "a promotion": Story([register]),
-    "a version that verify refuses": Story([register_damaged]),
-    "a slow canary": Story([register, slow]),
-    "another target in the middle": Story([register, register]),
-    "a return to stable": Story([register, back]),
-    "a scaling in the middle": Story([register, scale]),
-}
-_LASTING = ("serinus.release", "serinus.result", "serinus.reason", "serinus.by", "serinus.rolled-back")
-NAME = ("modelreleases", "default", "release")
-
-
-def status(play: Play) -> dict[str, Any]:
-    found: dict[str, Any] = play.cluster.of("modelreleases")[0].get("status", {})
-    return found
-
-
-def rests(play: Play) -> bool:
-    return status(play).get("phase") == "Healthy" and not status(play).get("canary")
-
-
-def rolls(play: Play) -> bool:
-    return bool((status(play).get("canary") or {}).get("ready") and status(play)["weight"]["desired"])
 
 
 async def played(story: Story, fault: Fault) -> Play:
-    play = Play(fault)
-    register(play)
-    spec = {"model": {"name": "m", "alias": "challenger"}, "replicas": REPLICAS, "strategy": STRATEGY | story.strategy}
-    release = {"apiVersion": "serinus.dev/v1alpha1", "kind": "ModelRelease", "metadata": {}, "spec": defaulted(spec)}
-    play.cluster.put(NAME, release)
-    await play.operator.start()
-    waiting = list(zip((rests, rolls), story.then, strict=False))
+    play, waiting = await begun(story, fault)
     served = False
     for _ in range(STEPS):
         if waiting and waiting[0][0](play):
@@ -101,27 +31,6 @@ async def played(story: Story, fault: Fault) -> Play:
             assert len(pods(play.cluster, ready=True)) >= REPLICAS, "the floor"
     assert not waiting
     return play
-
-
-def end(play: Play) -> dict[str, Any]:
-    """Objects, registry and history, without instants and figures."""
-    kinds = ("deployments", "jobs", "services", "poddisruptionbudgets")
-    objects = {(kind, each["metadata"]["name"]): each["spec"] for kind in kinds for each in play.cluster.of(kind)}
-    told = {
-        version: {name: _gate(value) for name, value in tags.items() if name.startswith(_LASTING)}
-        for version, tags in play.mlflow.tags.items()
-    }
-    now = status(play)
-    return {
-        "objects": objects, "pods": len(pods(play.cluster, ready=True)), "aliases": play.mlflow.aliases, "stages": play.mlflow.stages,
-        "tags": told, "stable": now["stable"]["version"], "phase": now["phase"],
-        "history": [(each["version"], each["result"], _gate(each["reason"])) for each in now["history"]],
-    }  # fmt: skip
-
-
-def _gate(reason: str) -> str:
-    """What a reason begins with: the gate, whose figures depend on the moment."""
-    return reason.partition(":")[0]
 
 
 def changes(story: Story) -> tuple[dict[str, Any], int]:

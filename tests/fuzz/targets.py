@@ -18,7 +18,7 @@ from serinus_contract.verification import VerifyReport
 from serinus_operator import prometheus, promql, status_codec
 from serinus_operator.cli.schema import refusals
 from serinus_operator.errors import InvalidSpec, Unavailable
-from serinus_operator.spec import parse_spec
+from serinus_operator.spec_parser import parse_spec
 from serinus_server import schemas
 from serinus_server.errors import ServerError
 from serinus_server.package import check_files, read_manifest

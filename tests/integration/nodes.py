@@ -55,6 +55,7 @@ class Node:
     errors: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Node:
+        assert os.geteuid() == 0, "a mount namespace for each server needs root"
         self.folder.mkdir(parents=True)
         self._write_hosts()
         self.thread = threading.Thread(target=self._run, daemon=True)

@@ -13,7 +13,7 @@ from tests.operator.specs import BAD, GOOD, gate, with_spec
 from serinus_operator import manifests
 from serinus_operator.cli.files import read_spec
 from serinus_operator.rollout.model import Target
-from serinus_operator.spec import parse_spec
+from serinus_operator.spec_parser import parse_spec
 
 pytestmark = pytest.mark.integration
 

@@ -40,7 +40,6 @@ pytestmark = [
     pytest.mark.model,
     pytest.mark.long,
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.skipif(os.getuid() != 0, reason="mounts a hosts file for each server"),
 ]
 __all__ = ["minilm", "packaged", "rotated"]
 

@@ -297,7 +297,7 @@ def test_more_latency_gates_than_fit_are_refused_by_name() -> None:
     from tests.operator.world import defaulted
 
     from serinus_operator.errors import InvalidSpec
-    from serinus_operator.spec import parse_spec
+    from serinus_operator.spec_parser import parse_spec
 
     gates = [{"name": f"g{index}", "latency": {}} for index in range(MOST_COMPARED_LATENCIES + 1)]
     one_limits = [*gates[1:], {"name": "limits", "latency": {"compare": False, "maxMean": "1s"}}]

@@ -16,18 +16,10 @@ from tests.operator.world import spec
 from serinus_operator.cli.__main__ import cli
 from serinus_operator.cli.files import read_spec
 from serinus_operator.cli.traffic_log import read_log, read_traffic
+from serinus_operator.durations import parse_duration
 from serinus_operator.forecast import forecast
 from serinus_operator.rehearsal import BOUNDS, Latencies, Traffic
-from serinus_operator.spec import (
-    ConfidenceGate,
-    ErrorRateGate,
-    Gate,
-    Gateway,
-    LatencyGate,
-    SetWeight,
-    Spec,
-    parse_duration,
-)
+from serinus_operator.spec import ConfidenceGate, ErrorRateGate, Gate, Gateway, LatencyGate, SetWeight, Spec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modelrelease.yaml"
 

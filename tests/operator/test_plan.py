@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.operator.world import World, challenged, released, spec
 
 from serinus_contract.verification import CONFIDENCE_ODDS_RATIO
+from serinus_operator.durations import format_duration, parse_duration
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout.actions import CreateDeployment, SyncRegistry
 from serinus_operator.rollout.model import Phase, Result
 from serinus_operator.rollout.observed import Command, Resolved, Unresolved
-from serinus_operator.spec import format_duration, parse_duration
 from serinus_operator.status_codec import decode, encode
 
 

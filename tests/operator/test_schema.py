@@ -15,7 +15,7 @@ from tests.operator.world import defaulted
 
 from serinus_contract import names
 from serinus_operator.rollout.model import Status
-from serinus_operator.spec import parse_spec
+from serinus_operator.spec_parser import parse_spec
 
 CRD = yaml.safe_load((Path(__file__).parents[2] / "crds" / "modelreleases.yaml").read_text())
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]

@@ -44,7 +44,8 @@ from serinus_operator.rollout.observed import (
     Workload,
 )
 from serinus_operator.rollout.plan import plan
-from serinus_operator.spec import Spec, parse_spec
+from serinus_operator.spec import Spec
+from serinus_operator.spec_parser import parse_spec
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CRD = Path(__file__).parents[2] / "crds" / "modelreleases.yaml"

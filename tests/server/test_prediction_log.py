@@ -1,74 +1,26 @@
-"""The recorder, the writer's real process and the real sinks; ClickHouse's HTTP interface is played at the wire, with chDB behind it."""
+"""The recorder, the writer's real process, and the sinks that are files: chDB and JSON lines."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
-import numpy as np
 import pytest
 from tests.server.conftest import start, stop
+from tests.server.recording import asked, counted, eventually, prediction, query, recorder
 
-from serinus_server.observing import Prediction
-from serinus_server.prediction_log.recorder import LogSettings, Recorder
+from serinus_server.prediction_log.recorder import LogSettings
 from serinus_server.prediction_log.sinks import ClickHouseTarget, parse_target
-
-SERVED = {"release": "embedder", "revision": "abc12", "model_version": "7"}
-VECTOR = np.full(4, 0.5, dtype=np.float32)
-
-
-def prediction(number: int, **changes: Any) -> Prediction:
-    fields: dict[str, Any] = {
-        "request_id": f"a1b2c3d4-{number}", "index": 0, "space": "space-1", "tokens": 12, "characters": 50 + number % 7,
-        "latency_seconds": 0.009 + number % 100 / 1e4, "confidence": 0.9, "vector": VECTOR, "text": f"text {number}",
-    }  # fmt: skip
-    return Prediction(**{**fields, **changes})
-
-
-def recorder(sink: str, **settings: Any) -> Recorder:
-    return Recorder(LogSettings(sink, flush_seconds=0.3, **settings), "a1b2c3d4", SERVED, time.time)
-
-
-def counted(recorder: Recorder) -> dict[str, float]:
-    return {
-        metric.name.removeprefix("serinus_prediction_log_"): metric.samples[0].value for metric in recorder.collect()
-    }
-
-
-async def eventually(recorder: Recorder, deadline_seconds: float = 30, **wanted: float) -> None:
-    ends_at = time.monotonic() + deadline_seconds
-    while not wanted.items() <= counted(recorder).items():
-        assert time.monotonic() < ends_at, counted(recorder)
-        await asyncio.sleep(0.05)
-
-
-def query(sink: str, *arguments: str) -> list[dict[str, Any]]:
-    """`serinus-server log query`, as people run it."""
-    command = [sys.executable, "-m", "serinus_server", "log", "query", "--prediction-log", sink, "--json", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
-
-
-async def asked(sink: str, *arguments: str) -> list[dict[str, Any]]:
-    return await asyncio.to_thread(query, sink, *arguments)
 
 
 @pytest.mark.integration
@@ -250,7 +202,7 @@ def writer_of(parent: int) -> int:
 def test_a_killed_server_loses_at_most_one_batch(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     code = (
-        "import asyncio, sys; from tests.server.test_prediction_log import prediction, recorder\n"
+        "import asyncio, sys; from tests.server.recording import prediction, recorder\n"
         "async def main():\n"
         "    log = recorder(sys.argv[1])\n"
         "    for number in range(10**9):\n"
@@ -273,109 +225,6 @@ def test_a_killed_server_loses_at_most_one_batch(tmp_path: Path) -> None:
         assert time.monotonic() < ends_at
         time.sleep(0.7)
     assert taken - 10_000 <= lines <= taken + 1000
-
-
-class Server(ThreadingHTTPServer):
-    """ClickHouse's HTTP interface in front of chDB; `up` False answers 503."""
-
-    up = True
-    seconds = 0.0  # that every answer takes
-    asked = 0
-    daemon_threads = True
-
-
-@pytest.fixture
-def clickhouse(tmp_path: Path) -> Iterator[Server]:
-    """chDB cannot be opened twice in a process, so each statement runs in one of its own, on the same folder."""
-    code = (
-        "import sys; from chdb.session import Session; s = Session(sys.argv[1]); sql, fmt = sys.argv[2:4]\n"
-        "data = sys.stdin.buffer.read()\n"
-        "if data:\n"
-        "    with s.send_insert(sql, fmt) as stream: stream.append(data); stream.finish()\n"
-        "else: sys.stdout.buffer.write(s.query(sql, fmt).bytes())"
-    )
-    using = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            asked = parse_qs(urlsplit(self.path).query)
-            server.asked += 1
-            time.sleep(server.seconds)
-            if select.select([self.connection], [], [], 0)[0]:
-                self.close_connection = True  # the client gave up meanwhile
-                return
-            if not server.up:
-                self.reply(503, b"down for maintenance")
-                return
-            head, _, data = (asked["query"][0].encode(), b"", body) if "query" in asked else self.split(body)
-            sql, _, form = re.sub(r"\s+", " ", head.decode()).partition(" FORMAT ")
-            with using:
-                command = [sys.executable, "-c", code, str(tmp_path / "clickhouse"), sql, form.strip() or "TSV"]
-                done = subprocess.run(
-                    command, input=data, capture_output=True, timeout=60, env={**os.environ, "TZ": "UTC"}
-                )
-            self.reply(200 if done.returncode == 0 else 500, done.stdout or done.stderr[-300:])
-
-        @staticmethod
-        def split(body: bytes) -> tuple[bytes, bytes, bytes]:
-            return body.partition(b"\n") if body.startswith(b"INSERT") else (body, b"", b"")
-
-        def do_GET(self) -> None:
-            self.reply(200, b"Ok.\n")
-
-        def reply(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.integration
-async def test_clickhouse_down_loses_nothing_and_has_the_rows_when_it_is_back(clickhouse: Server) -> None:
-    sink = f"clickhouse://serinus:secret@127.0.0.1:{clickhouse.server_port}/default"
-    clickhouse.up = False
-    log = recorder(sink)
-    log.observe([prediction(number) for number in range(100)])
-    await asyncio.sleep(1.5)
-    assert counted(log)["written"] == 0
-    clickhouse.up = True
-    await eventually(log, written=100)
-    await log.close()
-    (version,) = await asked(sink, "versions")
-    assert version["texts"] == 100
-
-
-@pytest.mark.integration
-async def test_clickhouse_that_is_slow_costs_counted_drops_and_is_used_again_within_10_s(clickhouse: Server) -> None:
-    log = recorder(f"clickhouse://serinus:secret@127.0.0.1:{clickhouse.server_port}/default", queue_rows=1000)
-    log.observe([prediction(0)])
-    await eventually(log, written=1)
-    clickhouse.seconds = 7.0  # a call is given 5
-    for first in range(1, 2001, 100):
-        log.observe([prediction(first + number) for number in range(100)])
-        await asyncio.sleep(0.05)
-    assert counted(log) == {"written": 1, "dropped": 1000, "queue_rows": 1000}
-    await asyncio.sleep(6)
-    clickhouse.seconds, asked_before, ends_at = 0.0, clickhouse.asked, time.monotonic() + 10
-    while clickhouse.asked == asked_before:
-        assert time.monotonic() < ends_at
-        await asyncio.sleep(0.1)
-    await eventually(
-        log, deadline_seconds=60, written=1001, dropped=1000, queue_rows=0
-    )  # each statement starts a chDB here
-    await log.close()
 
 
 @pytest.mark.parametrize(
@@ -430,37 +279,6 @@ def test_a_served_prediction_is_in_the_log_with_its_request_id(packaged: Path, t
     assert first["confidence"] == round(answer.json()["confidence"][0] * 65535)
     (version,) = query(sink, "versions")
     assert (version["release"], version["model_version"], version["requests"]) == ("mine", "folder", 2)
-
-
-@pytest.mark.model
-@pytest.mark.integration
-async def test_clickhouse_that_hangs_fails_no_prediction_and_every_row_is_written_dropped_or_waiting(
-    packaged: Path, tmp_path: Path, clickhouse: Server
-) -> None:
-    clickhouse.seconds = 20.0
-    sink = f"clickhouse://serinus:secret@127.0.0.1:{clickhouse.server_port}/default"
-    room = {"SERINUS_PREDICTION_LOG_QUEUE_ROWS": "100", "SERINUS_DRAIN_SECONDS": "0"}
-    served = start(packaged, tmp_path / "server.log", SERINUS_PREDICTION_LOG=sink, **room)
-    served.wait_ready()
-
-    def rows() -> dict[str, float]:
-        lines = httpx.get(f"{served.url}/metrics", timeout=10).text.splitlines()
-        shown = (line.removeprefix("serinus_prediction_log_").split() for line in lines if not line.startswith("#"))
-        return {
-            each[0]: float(each[1]) for each in shown if each[0] in ("written_total", "dropped_total", "queue_rows")
-        }
-
-    async with httpx.AsyncClient(timeout=30) as client:
-        asking = (client.post(f"{served.url}/predict", json={"inputs": f"text {number}"}) for number in range(300))
-        answers = await asyncio.gather(*asking)
-    assert {answer.status_code for answer in answers} == {200}
-    assert rows() == {"written_total": 0, "dropped_total": 200, "queue_rows": 100}
-    clickhouse.seconds = 0.0
-    ends_at = time.monotonic() + 60  # each statement starts a chDB here
-    while rows() != {"written_total": 100, "dropped_total": 200, "queue_rows": 0}:
-        assert time.monotonic() < ends_at, rows()
-        await asyncio.sleep(0.2)
-    assert stop(served) == 0, served.log.read_text()
 
 
 @pytest.mark.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -91,3 +92,16 @@ async def alive(app: ASGIApp) -> AsyncIterator[None]:
         if phase == "startup":
             yield
     await task
+
+
+async def some_leave(tasks: Sequence[asyncio.Task[None]], rng: random.Random) -> int:
+    """Cancels a tenth of the tasks, some once others have begun, and waits for all. Returns how many left; none may fail."""
+    for number, task in enumerate(rng.sample(tasks, len(tasks) // 10)):
+        task.cancel()
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
+    left = sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert 0 < left <= len(tasks) // 10
+    return left

@@ -10,7 +10,8 @@ import yaml
 from serinus_contract.names import GROUP, KIND
 from serinus_operator.cli.schema import JSON, refusals, schema, with_defaults
 from serinus_operator.errors import InvalidSpec
-from serinus_operator.spec import Spec, parse_spec
+from serinus_operator.spec import Spec
+from serinus_operator.spec_parser import parse_spec
 
 
 def read_releases(path: Path) -> list[JSON]:

@@ -7,10 +7,6 @@ a server writes. The log holds requests that were answered with vectors, a row a
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +17,9 @@ from typing import Any, Final
 import click
 
 from serinus_contract.prediction_log import CONFIDENCE_SCALE
+from serinus_operator.cli.log_query import is_database, query
 from serinus_operator.rehearsal import BOUNDS, Latencies, Traffic
 
-_PROGRAM: Final = "serinus-server"
-_QUERY_SECONDS: Final = 300
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -101,7 +96,7 @@ def read_log(source: str, release: str | None) -> LoggedTraffic:
 
     Raises click.ClickException for what is no log, or of several releases, or says too little.
     """
-    if source.startswith(("chdb:", "clickhouse:")):
+    if is_database(source):
         return _asked(source, release)
     path = source.removeprefix("jsonl:")
     if path != "-" and Path(path).is_dir():
@@ -125,20 +120,8 @@ def read_traffic(lines: Iterable[str], release: str | None) -> LoggedTraffic:
 
 
 def _asked(target: str, release: str | None) -> LoggedTraffic:
-    """The same sums, by SQL. The target may hold a password: it goes by the environment, and is not repeated."""
-    beside = Path(sys.executable).with_name(_PROGRAM)
-    program = str(beside) if beside.exists() else shutil.which(_PROGRAM)
-    if program is None:
-        raise click.ClickException(f"chDB and ClickHouse are read by {_PROGRAM}: pip install 'serinus[server,log]'")
-    command = [program, "log", "query", "--json", "--sql", sql()]
-    environment = {**os.environ, "SERINUS_PREDICTION_LOG": target}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_QUERY_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise click.ClickException(f"{_PROGRAM} log query gave no answer within {_QUERY_SECONDS} s") from None
-    if done.returncode != 0:
-        raise click.ClickException(f"{_PROGRAM} log query: {done.stderr.strip()[-500:]}")
-    return _of_one({str(row["release"]): _summed(row) for row in json.loads(done.stdout)}, release)
+    """The same sums, by SQL."""
+    return _of_one({str(row["release"]): _summed(row) for row in query(target, sql())}, release)
 
 
 def sql() -> str:

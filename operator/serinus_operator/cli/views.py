@@ -12,9 +12,9 @@ from rich.tree import Tree
 
 from serinus_contract.names import REVISION_LABEL
 from serinus_operator import status_codec
+from serinus_operator.durations import format_duration
 from serinus_operator.forecast import Forecast
 from serinus_operator.rollout.cost import Cost, amount
-from serinus_operator.spec import format_duration
 
 JSON: TypeAlias = dict[str, Any]
 

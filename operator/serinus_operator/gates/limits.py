@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from serinus_operator.durations import format_duration
 from serinus_operator.gates.betting import NO_MEAN_EVIDENCE, NO_RATE_EVIDENCE, LogWealth, bet_on_mean, bet_on_rate
 from serinus_operator.gates.windows import Counters
-from serinus_operator.spec import ConfidenceGate, CountedRule, DriftGate, ErrorRateGate, LatencyGate, format_duration
+from serinus_operator.spec import ConfidenceGate, CountedRule, DriftGate, ErrorRateGate, LatencyGate
 
 
 @dataclass(frozen=True, slots=True)

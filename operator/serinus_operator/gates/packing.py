@@ -68,4 +68,6 @@ def _packed(numbers: Sequence[float]) -> str:
 
 def _numbers(stored: Any) -> tuple[float, ...]:
     data = base64.b64decode(stored, validate=True)
+    if len(data) % 8:
+        raise ValueError(f"{len(data)} bytes are no whole numbers")
     return struct.unpack(f"<{len(data) // 8}d", data)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, assert_never
 
+from serinus_operator.durations import format_duration
 from serinus_operator.rollout.actions import Action, Event, Plan
 from serinus_operator.rollout.model import RegistryIntent, Status
 from serinus_operator.rollout.observed import AnalysisResult, Observed
 from serinus_operator.rollout.stages import require_legal
-from serinus_operator.spec import Analysis, Pause, SetWeight, Spec, Step, Verify, format_duration
+from serinus_operator.spec import Analysis, Pause, SetWeight, Spec, Step, Verify
 
 
 @dataclass(slots=True)

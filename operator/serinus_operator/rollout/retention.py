@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
+from serinus_operator.durations import format_duration
 from serinus_operator.rollout.actions import CreateDeployment
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import Canary, Retained, Revision, Target
 from serinus_operator.rollout.observed import Pinning
-from serinus_operator.spec import OnSpaceChange, format_duration
+from serinus_operator.spec import OnSpaceChange
 
 Pinned: TypeAlias = Mapping[
     tuple[str, str], float

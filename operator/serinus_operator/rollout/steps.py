@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import assert_never
 
 from serinus_contract.verification import CONFIDENCE_ODDS_RATIO
+from serinus_operator.durations import format_duration
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import registry_moves
 from serinus_operator.rollout.actions import CreateVerifyJob, DeleteVerifyJob
@@ -14,7 +15,7 @@ from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import Canary, Result, StepState, Target
 from serinus_operator.rollout.movement import floor_hint, goal_reached, problem_of, ready_pods
 from serinus_operator.rollout.observed import JobState, Problem
-from serinus_operator.spec import Analysis, InconclusiveAction, Pause, SetWeight, Step, Verify, format_duration
+from serinus_operator.spec import Analysis, InconclusiveAction, Pause, SetWeight, Step, Verify
 
 
 def fresh_step(draft: Draft, steps: str, index: int = 0) -> StepState:

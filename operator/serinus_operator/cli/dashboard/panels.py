@@ -14,7 +14,8 @@ from serinus_operator.cli.dashboard.charts import Chart, Points
 from serinus_operator.cli.dashboard.record import Record
 from serinus_operator.cli.dashboard.source import Series, Source
 from serinus_operator.errors import InvalidSpec, Unavailable
-from serinus_operator.spec import ConfidenceGate, ErrorRateGate, LatencyGate, parse_spec
+from serinus_operator.spec import ConfidenceGate, ErrorRateGate, LatencyGate
+from serinus_operator.spec_parser import parse_spec
 
 JSON: TypeAlias = dict[str, Any]
 

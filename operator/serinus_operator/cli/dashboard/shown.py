@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from serinus_operator.errors import InvalidSpec
 from serinus_operator.rollout.draft import describe, effective_steps
-from serinus_operator.spec import SetWeight, parse_spec
+from serinus_operator.spec import SetWeight
+from serinus_operator.spec_parser import parse_spec
 
 JSON: TypeAlias = dict[str, Any]
 
