@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -110,8 +111,11 @@ def register(path: Path, name: str, alias: str | None, stage: str | None, refere
     """
     if reference is not None and profile_from is not None:
         raise click.UsageError("--reference makes a profile and --profile-from keeps one: give one of them")
-    for chatty in (None, "mlflow"):  # the quantiser tells the root logger of every tensor
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger().setLevel(
+        logging.ERROR
+    )  # the quantiser advises what the export has had, and tells of every tensor
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # what is done is said here, in lines
     from serinus_server.brought import refuse_brought
 
     refuse_brought(path)  # before torch, which takes ten seconds to import

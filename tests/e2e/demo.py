@@ -38,6 +38,7 @@ BUSY_REQUESTS_PER_SECOND = 75.0  # while version 2 is judged: the more requests,
 CALM_REQUESTS_PER_SECOND = 20.0  # while a revision starves: slow answers, but no queue that would end in refusals
 STARVED_CPU = "80m"  # 8 ms of CPU in every 100 ms, where an answer takes 10
 _ROLLOUT_SECONDS = 600
+_SILENT_SECONDS = 15.0
 _TRAINING_SECONDS = 600
 
 
@@ -59,7 +60,7 @@ class Demo:
         self.registry = mlflow.MlflowClient(stage.mlflow_url, stage.mlflow_url)
         self.traffic = Traffic(f"http://127.0.0.1:{NODE_PORT}/predict", sentences(), REQUESTS_PER_SECOND)
         self.broken: list[str] = []
-        self._began = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         self._shown = ""
         self._first_registered = Event()  # versions are numbered in the order in which they are registered
 
@@ -136,13 +137,13 @@ class Demo:
         self.expect(f"the latency gate did it: {reason}", lambda: "latency" in reason)
 
     def follow(self, what: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Prints the release's line whenever it changes, until `done`."""
+        """Prints the release's line whenever it changes, and again after 15 seconds of silence, until `done`."""
 
         def look() -> dict[str, Any] | None:
             release: dict[str, Any] = self.stage.read(RELEASE)
             header, line = self.stage.kubectl("get", RELEASE).splitlines()[:2]
             known = line.rpartition(" ")[0].rstrip()  # without the age
-            if known != self._shown:
+            if known != self._shown or time.monotonic() - self._printed_at > _SILENT_SECONDS:
                 if not self._shown:
                     self._print(header)
                 self._shown = known
@@ -168,6 +169,7 @@ class Demo:
         self._print(f"── {text}")
 
     def _print(self, text: str) -> None:
+        self._printed_at = time.monotonic()
         sys.stdout.write(f"{time.monotonic() - self._began:5.0f} s  {text}\n")
         sys.stdout.flush()
 
