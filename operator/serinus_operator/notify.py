@@ -83,7 +83,9 @@ def payload(release: Release, event: Event, at: datetime) -> dict[str, Any]:
     }
     annotations = {"summary": f"{release} {event.reason}", "description": event.message}
     grouped = {name: labels[name] for name in ("alertname", "namespace", "release")}
-    instant = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    instant = (
+        at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )  # Go leaves out zeros of a fraction
     alert = {
         "status": "firing" if bad else "resolved",
         "labels": labels,
