@@ -57,8 +57,10 @@ class Team:
         assert done.returncode == 0, done.stderr
 
     def status(self) -> dict[str, Any]:
-        shown = self.plane.kubectl("get", "modelrelease", self.name, "-o", "json")
-        status: dict[str, Any] = json.loads(shown.stdout).get("status", {}) if shown.returncode == 0 else {}
+        code, release = self.plane.call(
+            "GET", f"/apis/serinus.dev/v1alpha1/namespaces/default/modelreleases/{self.name}"
+        )
+        status: dict[str, Any] = release.get("status", {}) if code == 200 else {}
         return status
 
     def stable_version(self) -> str | None:
@@ -68,6 +70,10 @@ class Team:
         return version
 
     def kinds(self, kind: str) -> list[dict[str, Any]]:
-        shown = self.plane.kubectl("get", kind, "-l", f"serinus.dev/release={self.name}", "-o", "json")
-        items: list[dict[str, Any]] = json.loads(shown.stdout)["items"]
+        group = "apis/apps/v1" if kind == "deployments" else "api/v1"
+        code, answer = self.plane.call(
+            "GET", f"/{group}/namespaces/default/{kind}?labelSelector=serinus.dev/release%3D{self.name}"
+        )
+        assert code == 200, answer
+        items: list[dict[str, Any]] = answer["items"]
         return items

