@@ -6,6 +6,7 @@ STAMP  := $(VENV)/.installed
 
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNDEFAULTENCODING :=
+export PYTHONDONTWRITEBYTECODE :=  # else each of the hundreds of processes compiles what it imports
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check lint types imports fast test test-scheduler test-crashes test-mutants test-mutation fuzz docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean

@@ -139,20 +139,29 @@ class Demo:
     def follow(self, what: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Prints the release's line whenever it changes, and again after 15 seconds of silence, until `done`."""
 
+        seen = ""
+
         def look() -> dict[str, Any] | None:
-            release: dict[str, Any] = self.stage.read(RELEASE)
-            header, line = self.stage.kubectl("get", RELEASE).splitlines()[:2]
-            known = line.rpartition(" ")[0].rstrip()  # without the age
-            if known != self._shown or time.monotonic() - self._printed_at > _SILENT_SECONDS:
-                if not self._shown:
-                    self._print(header)
-                self._shown = known
-                self._print(line)
+            nonlocal seen
+            release = self.stage.release(NAME)
+            if release["metadata"]["resourceVersion"] != seen or time.monotonic() - self._printed_at > _SILENT_SECONDS:
+                seen = release["metadata"]["resourceVersion"]
+                self._show(*self.stage.kubectl("get", RELEASE).splitlines()[:2])
             return release if done(release) else None
 
         found: dict[str, Any] = until(what, look, _ROLLOUT_SECONDS)
         self.tell(f"{what}: {found['status'].get('message', '')}")
         return found
+
+    def _show(self, header: str, line: str) -> None:
+        """The release's line, if it says anything new or nothing was said for long."""
+        known = line.rpartition(" ")[0].rstrip()  # without the age
+        if known == self._shown and time.monotonic() - self._printed_at <= _SILENT_SECONDS:
+            return
+        if not self._shown:
+            self._print(header)
+        self._shown = known
+        self._print(line)
 
     def expect(self, promise: str, kept: Callable[[], bool], deadline_seconds: float = 30) -> None:
         """Notes a promise that is not kept in time."""
@@ -178,12 +187,12 @@ class Demo:
             self.broken.append(f"{len(self.traffic.failures)} requests failed, first: {self.traffic.failures[0]}")
         if self.traffic.answered != self.traffic.sent:
             self.broken.append(f"{self.traffic.sent} requests, {self.traffic.answered} answers")
-        history = self.stage.read(RELEASE)["status"]["history"]
+        history = self.stage.release(NAME)["status"]["history"]
         return Outcome(self.traffic, history, {"aliases": self._aliases(), "stages": self._stages()}, self.broken)
 
     def _page_compares(self) -> bool:
         """Has each of its charts its lines, from what this cluster's Prometheus scraped? (Drift says something from 200 texts on.)"""
-        release, scraped = self.stage.read(RELEASE), source.at(services.PROMETHEUS_URL)
+        release, scraped = self.stage.release(NAME), source.at(services.PROMETHEUS_URL)
         found = panels.panels(release, Record(), scraped, *panels.span(release, datetime.now(UTC)))
         compared = [chart for chart in found.compared if chart.id != "drift"]
         remembered = [points for chart in found.rollout for points in chart.lines.values()]

@@ -82,9 +82,15 @@ class Stage:
             raise ClusterError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
-    def read(self, *arguments: str) -> Any:
-        """An object or a list, as JSON."""
-        return json.loads(self.kubectl("get", *arguments, "--output=json"))
+    def release(self, name: str) -> dict[str, Any]:
+        """A ModelRelease as the API server has it. Raises ClusterError when it has none."""
+        code, found = self.cluster.plane.call(
+            "GET", f"/apis/serinus.dev/v1alpha1/namespaces/default/modelreleases/{name}"
+        )
+        if code != 200:
+            raise ClusterError(f"modelrelease {name}: {found}")
+        release: dict[str, Any] = found
+        return release
 
     def register(self, model: Path, *options: str) -> str:
         """`serinus-server register` of a model folder as `defect-embedder`. Returns the line that it printed."""
