@@ -6,7 +6,6 @@ What it does of server-side apply, garbage collection and rollouts is what the o
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -69,7 +68,7 @@ class Cluster:
     def put(self, name: Name, thing: JSON) -> JSON:
         """Stores an object under the next version, as any client, controller or kubelet would. Returns it as stored."""
         held = self.objects.get(name)
-        stored = copy.deepcopy(thing)
+        stored = _over_the_wire(thing)
         metadata = stored["metadata"]
         metadata |= {"namespace": name[1], "name": name[2], "resourceVersion": str(len(self.log) + 1)}
         metadata.setdefault("uid", f"uid-{next(self._ids)}")
@@ -78,7 +77,7 @@ class Cluster:
         metadata["generation"] = held["metadata"]["generation"] + (not same) if held else 1
         self.objects[name] = stored
         self._tell("MODIFIED" if held else "ADDED", name, stored)
-        return copy.deepcopy(stored)
+        return _over_the_wire(stored)
 
     def drop(self, name: Name) -> None:
         """An object is gone."""
@@ -151,7 +150,7 @@ class Cluster:
         )
 
     def _make_pod(self, owner: Name, thing: JSON) -> None:
-        template = copy.deepcopy(thing["spec"]["template"])
+        template = _over_the_wire(thing["spec"]["template"])
         template["metadata"]["ownerReferences"] = [{"uid": thing["metadata"]["uid"]}]
         self.put(("pods", owner[1], f"{owner[2]}-{next(self._ids)}"), {"kind": "Pod", **template})
 
@@ -174,7 +173,7 @@ class Cluster:
     def _list(self, plural: str, namespace: str | None, selector: str) -> JSON:
         wanted = selector.split(",") if selector else []
         found = [
-            copy.deepcopy(thing)
+            _over_the_wire(thing)
             for name, thing in self.objects.items()
             if name[0] == plural and namespace in (None, name[1]) and _has(thing, wanted)
         ]
@@ -191,7 +190,7 @@ class Cluster:
             return 404, {"message": f"{name[2]} not found"}
         match method:
             case "GET":
-                return 200, copy.deepcopy(held or {})
+                return 200, _over_the_wire(held or {})
             case "DELETE":
                 self.drop(name)
                 self._collect_garbage()
@@ -205,7 +204,7 @@ class Cluster:
                 return 200, self.put(name, held | {"status": body["status"]} if status else body)
 
     def _tell(self, type_: str, name: Name, thing: JSON) -> None:
-        self.log.append(Change(len(self.log) + 1, type_, _KINDS[name[0]], copy.deepcopy(thing)))
+        self.log.append(Change(len(self.log) + 1, type_, _KINDS[name[0]], _over_the_wire(thing)))
 
 
 def pods(cluster: Cluster, *, ready: bool = False) -> list[JSON]:
@@ -246,5 +245,10 @@ def _merged(held: JSON, patch: JSON) -> JSON:
     merged = dict(held)
     for name, value in patch.items():
         whole = name == "selector" or not isinstance(value, dict) or not isinstance(held.get(name), dict)
-        merged[name] = copy.deepcopy(value) if whole else _merged(held[name], value)
-    return json.loads(json.dumps(merged))  # type: ignore[no-any-return]
+        merged[name] = value if whole else _merged(held[name], value)
+    return merged
+
+
+def _over_the_wire(thing: JSON) -> JSON:
+    """A copy that nobody else holds; many times as fast as `copy.deepcopy`."""
+    return json.loads(json.dumps(thing))  # type: ignore[no-any-return]
