@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from tests.bench.report import write_section
-from tests.cluster.binaries import ClusterError, cache_folder, helm, run
+from tests.cluster import chart
+from tests.cluster.binaries import ClusterError, cache_folder, run
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kwok import Node, add_nodes, start_kwok
 from tests.integration.surroundings import Metrics, Operator, operator_environment, serve_mlflow, wait_established
@@ -115,6 +116,7 @@ class Fleet:
     def __init__(self, plane: ControlPlane, mlflow: str, count: int, max_surge: int) -> None:
         from mlflow import MlflowClient  # seconds: not for --help
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # a line for each version else
         client = MlflowClient(tracking_uri=mlflow, registry_uri=mlflow)
         self.plane, self.max_surge = plane, max_surge
         with ThreadPoolExecutor(4) as pool:
@@ -232,16 +234,11 @@ def _image_settings() -> dict[str, str]:
 
 
 def _permit(plane: ControlPlane) -> None:
-    """The chart's CRD and rights."""
-    chart = subprocess.run(
-        [helm(), "template", "serinus", ROOT / "charts" / "serinus", "--namespace", "default", "--include-crds",
-         "--show-only", "templates/rbac.yaml", "--show-only", "templates/crd.yaml",
-         "--set", "images.operator=o,images.server=s,prometheus.url=http://p,registries.default.trackingUri=http://m"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    if chart.returncode:
-        raise ClusterError(f"helm template: {chart.stderr}")
-    applied = plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart.stdout)
+    """The chart's CRD, its rights and its Lease."""
+    kinds = ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Lease")
+    things = [each for each in chart.rendered(namespace="default") if each["kind"] in kinds]
+    installed = {"apiVersion": "v1", "kind": "List", "items": things}
+    applied = plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(installed))
     if applied.returncode:
         raise ClusterError(f"the chart was refused: {applied.stderr}")
     wait_established(plane, "modelreleases.serinus.dev")
