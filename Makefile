@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 fast test demo: export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test test-scheduler test-crashes test-mutants test-mutation fuzz docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
+.PHONY: help setup check lint types imports fast test test-scheduler test-crashes test-spaces test-mutants test-mutation fuzz docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ screenshots: setup  ## draw docs/dashboard/*.png: the page in headless Chromium,
 
 test-crashes: setup  ## 240 crash points, late and old views on a real API server (it wants the machine for itself; 10 minutes; PLANS=44 takes 3)
 	SERINUS_CRASH_PLANS=$(or $(PLANS),240) $(PYTHON) -m pytest -s tests/integration/test_crash_points.py
+
+test-spaces: setup  ## 10 000 pinned and unpinned requests through a whole release with pods killed (`make test` sends 1500; 5 minutes; REQUESTS=20000 for more)
+	SERINUS_SPACES_REQUESTS=$(or $(REQUESTS),10000) $(PYTHON) -m pytest -s tests/integration/test_spaces.py
 
 test-mutants: setup  ## 5000 changed specs in memory and 500 on a real API server (`make test` runs 250 and 50; 15 minutes)
 	SERINUS_MUTANTS=$(or $(MUTANTS),5000) $(PYTHON) -m pytest -s tests/faults/test_mutants.py

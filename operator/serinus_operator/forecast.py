@@ -12,7 +12,17 @@ from serinus_operator.durations import format_duration
 from serinus_operator.rehearsal import MOST_WINDOWS, StepEnd, Traffic, Trial, achieved, simulated
 from serinus_operator.rollout.capacity import split
 from serinus_operator.rollout.draft import describe, effective_steps
-from serinus_operator.spec import Analysis, ConfidenceGate, ErrorRateGate, LatencyGate, Pause, SetWeight, Spec, Step
+from serinus_operator.spec import (
+    Analysis,
+    ConfidenceGate,
+    ErrorRateGate,
+    LatencyGate,
+    OnSpaceChange,
+    Pause,
+    SetWeight,
+    Spec,
+    Step,
+)
 
 _FAR_FROM_WANTED: Final = 1.5
 _PATIENT_TRIALS: Final = 3  # that go on until an analysis passes, however long it takes
@@ -40,7 +50,7 @@ class StepForecast:
 class Forecast:
     """`false_rollback` of good versions are rolled back, `missed` of those with twice the errors are promoted: shares of the trials.
 
-    `gates` are those that were simulated, `limits` the absolute limits that the traffic itself breaks.
+    `gates` are those that were simulated, `limits` the absolute limits that the traffic itself breaks, `notes` what else has to be there.
     """
 
     steps: tuple[StepForecast, ...]
@@ -48,6 +58,7 @@ class Forecast:
     missed: float
     gates: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -87,6 +98,7 @@ def forecast(
         missed=sum(not ends[-1].failed for ends in bad) / trials,
         gates=tuple(gate.name for gate in simulated(spec.analysis, traffic)),
         limits=limits,
+        notes=_notes(spec),
     )
 
 
@@ -144,6 +156,17 @@ def _broken_limits(spec: Spec, traffic: Traffic) -> tuple[str, ...]:
             case _:
                 pass
     return tuple(found)
+
+
+def _notes(spec: Spec) -> tuple[str, ...]:
+    """Room that two spaces kept apart need: stable answers all shared requests, so none of its pods goes before the switch."""
+    strategy, replicas = spec.strategy, spec.replicas
+    if strategy.on_space_change is not OnSpaceChange.PINNED or not replicas:
+        return ()
+    text = f"onSpaceChange is Pinned: a version of another space needs twice the replicas, {2 * replicas} pods for {replicas}"
+    if not strategy.space_retention:
+        return (f"{text}, until it is promoted",)
+    return (f"{text}, until no request has pinned the former space for {format_duration(strategy.space_retention)}",)
 
 
 def _rounded(spec: Spec, percent: int) -> str:

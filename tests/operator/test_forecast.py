@@ -19,7 +19,16 @@ from serinus_operator.cli.traffic_log import read_log, read_traffic
 from serinus_operator.durations import parse_duration
 from serinus_operator.forecast import forecast
 from serinus_operator.rehearsal import BOUNDS, Latencies, Traffic
-from serinus_operator.spec import ConfidenceGate, ErrorRateGate, Gate, Gateway, LatencyGate, SetWeight, Spec
+from serinus_operator.spec import (
+    ConfidenceGate,
+    ErrorRateGate,
+    Gate,
+    Gateway,
+    LatencyGate,
+    OnSpaceChange,
+    SetWeight,
+    Spec,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modelrelease.yaml"
 
@@ -101,6 +110,23 @@ def test_a_limit_that_the_log_itself_breaks_is_a_problem() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("retention", "until"),
+    [
+        (timedelta(hours=24), "until no request has pinned the former space for 24h"),
+        (timedelta(0), "until it is promoted"),
+    ],
+)
+def test_spaces_kept_apart_need_twice_the_replicas(retention: timedelta, until: str) -> None:
+    chosen = example()
+    assert forecast(chosen, Traffic(200), errors=0.01, trials=1).notes == ()
+    strategy = replace(chosen.strategy, on_space_change=OnSpaceChange.PINNED, space_retention=retention)
+    (note,) = forecast(replace(chosen, strategy=strategy), Traffic(200), errors=0.01, trials=1).notes
+    assert (
+        note == f"onSpaceChange is Pinned: a version of another space needs twice the replicas, 8 pods for 4, {until}"
+    )
+
+
 def test_gates_that_cannot_be_simulated_are_said() -> None:
     with pytest.raises(ValueError, match="no errorRate gate"):
         forecast(replace(spec(), analysis=replace(spec().analysis, gates=())), Traffic(50), 0.01, 10)
@@ -111,6 +137,15 @@ def test_the_command_prints_the_steps_and_exits_1_on_a_problem() -> None:
     assert run.exit_code == 1
     assert "setWeight 25" in run.output
     assert "problem" in run.output
+
+
+def test_the_command_says_what_room_spaces_kept_apart_need(tmp_path: Path) -> None:
+    path = tmp_path / "release.yaml"
+    path.write_text(EXAMPLE.read_text().replace("  strategy:\n", "  strategy:\n    onSpaceChange: Pinned\n"))
+    run = CliRunner().invoke(cli, ["plan", str(path), "--trials", "10", "--rate", "200"])
+    assert (
+        "note  onSpaceChange is Pinned: a version of another space needs twice the replicas, 8 pods for 4" in run.output
+    )
 
 
 def rows(count: int, *, release: str = "a", every: float = 0.05) -> str:

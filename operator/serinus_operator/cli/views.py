@@ -137,6 +137,7 @@ def forecast(found: Forecast, stated: float) -> Group:
         f"simulated: gates {', '.join(found.gates)}; the evidence (of what is needed) and who is found by then are of twice the errors",
         f"a good version is rolled back in {found.false_rollback:.1%} of trials (stated: at most {stated:.1%})",
         f"a version with twice the errors is promoted in {found.missed:.1%} of trials",
+        *(f"note  {note}" for note in found.notes),
         *(f"[red]problem[/red]  {problem}" for problem in found.problems),
     ]
     return Group(table, "", *lines)
