@@ -145,7 +145,7 @@ _CONDITIONS: Final = {
     "ModelResolved": "the registry says which version is meant, and that it is packaged",
     "EmbeddingSpaceChanged": "vectors of two spaces are served, or would be",
     "AnalysisPassing": "the gates' verdict together; the message has each one's evidence",
-    "RegistrySynced": "aliases, stages and tags are as the spec asks",
+    "RegistrySynced": "aliases, stages and tags are as the spec asks; a registry that fails or refuses has the reasons of `ModelResolved`",
 }
 
 

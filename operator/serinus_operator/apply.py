@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import assert_never
@@ -10,7 +11,7 @@ from typing import assert_never
 from serinus_contract.names import API_VERSION, GROUP, KIND, mirror_services, space_service
 from serinus_operator import manifests
 from serinus_operator.cache import Cache
-from serinus_operator.errors import Conflict
+from serinus_operator.errors import Conflict, SerinusError
 from serinus_operator.guard import Guard
 from serinus_operator.kube import Kube
 from serinus_operator.manifests import Release
@@ -31,6 +32,8 @@ from serinus_operator.rollout.actions import (
 from serinus_operator.rollout.model import RegistryIntent
 from serinus_operator.spec import Spec
 
+log = logging.getLogger(__name__)
+
 
 class Writer:
     """Carries out plans for one release."""
@@ -48,9 +51,10 @@ class Writer:
         self._kube, self._cache, self._registry, self._guard = kube, cache, registry, guard
         self._release, self._spec, self._defaults = release, spec, defaults
         self.synced: RegistryIntent | None = None  # what the registry was seen to say after it was told
+        self.registry_error: SerinusError | None = None  # what it answered instead
 
     async def carry_out(self, actions: Sequence[Action]) -> None:
-        """Does the actions in order. An error stops it; whoever observes again plans again."""
+        """Does the actions in order. An error stops it; whoever observes again plans again. A registry's error stops nothing."""
         for action in actions:
             await self._do(action)
 
@@ -75,8 +79,13 @@ class Writer:
             case DeleteVerifyJob(revision):
                 await self._kube.delete("Job", release.namespace, manifests.verify_job_name(release, revision))
             case SyncRegistry(intent):
-                view = await self._registry.sync((spec.model.registry, spec.model.name), intent)
-                self.synced = intent if says(intent, view) else None
+                try:
+                    view = await self._registry.sync((spec.model.registry, spec.model.name), intent)
+                except SerinusError as error:
+                    self.registry_error = error
+                    log.warning("%s: the registry is not told: %s", release, error)
+                else:
+                    self.synced = intent if says(intent, view) else None
             case _:
                 assert_never(action)
 

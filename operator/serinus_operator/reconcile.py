@@ -26,10 +26,11 @@ from serinus_operator.notify import ANALYSIS_ALERT, Notifier
 from serinus_operator.pod_template import Defaults
 from serinus_operator.prometheus import Prometheus
 from serinus_operator.promql import Queries
-from serinus_operator.registry import lost, resolve, says, unresolved
+from serinus_operator.registry import resolve, unresolved
+from serinus_operator.registry_told import RegistryTold
 from serinus_operator.registry_watch import RegistryWatch
-from serinus_operator.rollout.actions import DeleteDeployment, DeleteVerifyJob, Event, Plan
-from serinus_operator.rollout.model import Condition, Phase, RegistryIntent, Status
+from serinus_operator.rollout.actions import DeleteDeployment, DeleteVerifyJob, Event, Plan, SyncRegistry
+from serinus_operator.rollout.model import Condition, Phase, Status
 from serinus_operator.rollout.observed import AnalysisResult, Counted, Observed
 from serinus_operator.rollout.plan import plan
 from serinus_operator.settings import Settings
@@ -79,7 +80,7 @@ class Reconciler:
         self._around = around
         self._judging = Judging(around.prometheus, around.queries, around.settings.scrape_lag)
         self._known: dict[Key, _Known] = {}
-        self._synced: dict[Key, RegistryIntent] = {}
+        self._told = RegistryTold()
         self._rolling: set[Key] = set()  # decided here, perhaps not yet stored
         self._confirmed: set[Key] = set()  # read once by name, not only from a list
         self._counts_again_at = EPOCH
@@ -91,7 +92,7 @@ class Reconciler:
         release_json = {} if stored is None else stored.json()
         if stored is None or release_json["metadata"].get("deletionTimestamp"):
             self._known.pop(key, None)
-            self._synced.pop(key, None)
+            self._told.forget(key)
             self._confirmed.discard(key)
             return None
         now = around.clock()
@@ -116,13 +117,15 @@ class Reconciler:
         decided = plan(spec, status, replace(observed, queue=self._queue(key)), analysis, now, str(release))
         alerting = new_alerts(status.gates, decided.status.gates)
         alerts = [Event("Warning", ANALYSIS_ALERT, f"{gate.name}: {gate.alert}") for gate in alerting]
-        decided = replace(decided, events=(*decided.events, *alerts))
+        decided = replace(decided, events=(*decided.events, *alerts), actions=self._told.due(key, decided.actions, now))
         (self._rolling.discard if decided.status.canary is None else self._rolling.add)(key)
         store_at = await self._carry_out(release_json, spec, release, decided, known, now)
-        done = any(not isinstance(action, DeleteDeployment | DeleteVerifyJob) for action in decided.actions)
+        tell_at = self._told.again_at(key, now)
+        waits = (DeleteDeployment, DeleteVerifyJob, *((SyncRegistry,) if tell_at is not None else ()))
+        done = any(not isinstance(action, waits) for action in decided.actions)
         if done or storing.patience(status, decided.status) == timedelta():
             return _SOON_SECONDS  # it may allow the next thing at once; watches tell of others' changes and of what is gone
-        due = [at for at in (decided.check_at, next_window, store_at) if at is not None]
+        due = [at for at in (decided.check_at, next_window, store_at, tell_at) if at is not None]
         unsettled = decided.status.canary is not None or decided.status.phase is not Phase.HEALTHY
         if not unsettled and key in self._known:
             self._known[key].spec = None  # of those at rest there are many
@@ -152,6 +155,7 @@ class Reconciler:
     ) -> datetime | None:
         """Does what was decided. Returns when the status is to be stored, if it changed and can wait until then."""
         around, settings, status = self._around, self._around.settings, known.status
+        key = (release.namespace, release.name)
         defaults = Defaults(
             settings.server_image, settings.image_pull_policy, settings.registries[spec.model.registry].tracking_uri
         )
@@ -163,15 +167,14 @@ class Reconciler:
             log.info("%s: %s", release, action)
         try:
             await writer.carry_out(decided.actions)
-        except Rejected as refusal:  # by the API server, an admission policy or the registry: said where the user looks
+        except Rejected as refusal:  # by the API server or an admission policy: said where the user looks
             refused = _stalled(status, "Refused", str(refusal), stored, around.clock())
             if refused.conditions != status.conditions:
                 await self._store_status(stored, refused)
                 await writer.report([Event("Warning", "Refused", str(refusal))], around.clock())
             raise
-        if writer.synced is not None:
-            self._synced[release.namespace, release.name] = writer.synced
-        around.metrics.cost((release.namespace, release.name), decided.status.cost)
+        self._told.remember(key, decided.actions, writer, now)
+        around.metrics.cost(key, decided.status.cost)
         wait = storing.patience(known.saved, decided.status)
         if wait is None or (now < known.saved_at + wait and not decided.events):
             known.status = decided.status
@@ -179,7 +182,7 @@ class Reconciler:
         await self._store_status(stored, decided.status)
         for event in decided.events:
             around.notifier.tell(release, event, around.clock())
-            around.metrics.rollout_ended((release.namespace, release.name), event.reason)
+            around.metrics.rollout_ended(key, event.reason)
         await writer.report(decided.events, around.clock())
         return None
 
@@ -197,20 +200,17 @@ class Reconciler:
 
     async def _observe(self, spec: Spec, status: Status, release_json: JSON) -> Observed:
         name = release_json["metadata"]["name"]
-        children = self._around.cache.children((release_json["metadata"]["namespace"], name))
+        key = (release_json["metadata"]["namespace"], name)
+        children = self._around.cache.children(key)
         synced: bool | None
         try:
             model = await self._around.registries.view((spec.model.registry, spec.model.name))
             resolution = resolve(spec, model, status.stable)
-            # Another release of the same model may have said something else since: a wish that was seen done once is done.
-            synced = (
-                says(status.registry, model)
-                or self._synced.get((release_json["metadata"]["namespace"], name)) == status.registry
-            )
-            registry_message = lost(status.stable, model)
+            standing = self._told.standing(key, spec.model, status, model)
+            synced, reason, message = standing.synced, standing.reason, standing.message
         except SerinusError as error:
             resolution = unresolved(spec.model, error)
-            synced, registry_message = None, str(error)
+            synced, reason, message = None, resolution.reason, resolution.message
         return Observed(
             generation=int(release_json["metadata"]["generation"]),
             resolution=resolution,
@@ -218,7 +218,8 @@ class Reconciler:
             verify_jobs=observe.verify_jobs(children),
             serving=served_revisions(name, children.services, children.route) if children.budgeted else None,
             registry_synced=synced,
-            registry_message=registry_message,
+            registry_reason=reason,
+            registry_message=message,
             command=observe.command(release_json),
             pods=observe.pods_in_use(children),
             price=self._around.settings.price,

@@ -20,6 +20,7 @@ class Mlflow:
     stages: dict[str, str] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     refusal: SerinusError | None = None  # what every call gets now
+    read_only: SerinusError | None = None  # what every write gets now
 
     def register(self, alias: str) -> str:
         """One more version; the alias moves to it."""
@@ -31,6 +32,8 @@ class Mlflow:
 
     def call(self, method: str, path: str, arguments: Mapping[str, Any]) -> JSON:
         """One call of the REST API."""
+        if self.read_only is not None and method != "GET":
+            raise self.read_only
         version = str(arguments.get("version", ""))
         match method, path:
             case "GET", "registered-models/get":

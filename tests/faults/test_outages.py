@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from tests.faults.cluster import pods
-from tests.faults.stories import REPLICAS, STORIES, Story, begun, end, rests
+from tests.faults.stories import REPLICAS, STORIES, Story, begun, end, rests, status
 from tests.faults.views import Fault, Operator, Play
 
-from serinus_operator.errors import Unauthorized, Unavailable
+from serinus_operator.errors import Forbidden, Unauthorized, Unavailable
 
 pytestmark = pytest.mark.long
 
@@ -49,8 +49,16 @@ def mlflow_knows_us_no_more(play: Play) -> None:
     play.mlflow.refusal = Unauthorized("MLflow does not accept the operator's credentials (401)")
 
 
+def mlflow_fails_at_writes(play: Play) -> None:
+    play.mlflow.read_only = Unavailable("MLflow failed (500 database is locked)")
+
+
+def mlflow_allows_no_writes(play: Play) -> None:
+    play.mlflow.read_only = Forbidden("MLflow does not allow it to the operator's user (403); give that user EDIT")
+
+
 def mlflow_is_back(play: Play) -> None:
-    play.mlflow.refusal = None
+    play.mlflow.refusal = play.mlflow.read_only = None
 
 
 def prometheus_is_down(play: Play) -> None:
@@ -114,6 +122,8 @@ OUTAGES = {
     "the API server is away": Outage(api_server_goes, api_server_comes),
     "MLflow is down": Outage(mlflow_is_down, mlflow_is_back, deaf=True),
     "MLflow answers 401": Outage(mlflow_knows_us_no_more, mlflow_is_back, deaf=True),
+    "MLflow fails at writes": Outage(mlflow_fails_at_writes, mlflow_is_back),
+    "MLflow allows no writes": Outage(mlflow_allows_no_writes, mlflow_is_back),
     "Prometheus is down": Outage(prometheus_is_down, prometheus_is_back),
     "Prometheus says NaN": Outage(prometheus_says_nan, prometheus_says_the_truth),
     "the clock is five minutes ahead": Outage(clock_goes(5), clock_is_right),
@@ -166,6 +176,26 @@ def test_it_ends_as_if_nothing_had_been(story: str, name: str) -> None:
         found = ended(STORIES[story], outage, moment)
         for each in wanted.keys() - told:
             assert found[each] == wanted[each], f"{name} from step {moment}: {each}"
+
+
+@pytest.mark.parametrize(
+    ("outage", "reason", "told"),
+    [
+        (mlflow_fails_at_writes, "RegistryUnavailable", "database is locked"),
+        (mlflow_allows_no_writes, "RegistryForbidden", "give that user EDIT"),
+    ],
+)
+def test_a_registry_that_takes_no_writes_holds_no_rollout_up_and_is_a_condition_that_says_what_to_do(
+    outage: Callable[[Play], None], reason: str, told: str
+) -> None:
+    play = asyncio.run(played(STORIES["a promotion"], Outage(outage, steps=100), 9))
+    shown = status(play)
+    assert shown["stable"]["version"] == "2"
+    assert play.mlflow.tags["2"]["serinus.result"] == "Canary"  # as far as it was told before
+    condition = next(each for each in shown["conditions"] if each["type"] == "RegistrySynced")
+    assert (condition["status"], condition["reason"]) == ("False", reason)
+    assert told in condition["message"]
+    assert condition["message"].endswith("what serves goes on serving")
 
 
 @pytest.mark.parametrize("lie", [prometheus_says_nan, prometheus_counts_from_zero])

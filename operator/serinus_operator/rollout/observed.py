@@ -129,6 +129,7 @@ class Observed:
     verify_jobs: Mapping[str, VerifyJob] = field(default_factory=dict)
     serving: ApplyServing | None = None
     registry_synced: bool | None = None  # does the registry say what status.registry wants? None: it did not answer
+    registry_reason: str = ""  # of a registry that cannot be read or does not take what it is told
     registry_message: str = ""
     command: Command | None = None
     queue: str = ""  # why no rollout may start now; empty when one may

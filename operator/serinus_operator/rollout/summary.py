@@ -152,8 +152,8 @@ def _conditions(draft: Draft, *, ready: bool, paused: bool) -> tuple[Condition, 
             ("AnalysisPassing", verdict is Verdict.PASS, str(verdict), "; ".join(gate.message for gate in status.gates))
         )
     synced = observed.registry_synced is not None and not status.registry and not observed.registry_message
-    lost = observed.registry_synced is not None and bool(observed.registry_message)
-    reason = "Synced" if synced else "VersionDeleted" if lost else "Pending"
+    lost = "VersionDeleted" if observed.registry_message else "Pending"
+    reason = "Synced" if synced else observed.registry_reason or lost
     wanted.append(("RegistrySynced", synced, reason, observed.registry_message))
     before = {condition.type: condition for condition in draft.before.conditions}
     return tuple(
