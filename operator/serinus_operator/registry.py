@@ -11,6 +11,8 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -225,7 +227,13 @@ class Registry:
             headers["Authorization"] = aiohttp.encode_basic_auth(ours.username, ours.password or "")
         elif ours.token is not None:
             headers["Authorization"] = f"Bearer {ours.token}"
-        return aiohttp.ClientSession(headers=headers, timeout=self._timeout, trust_env=True)
+        return aiohttp.ClientSession(headers=headers, timeout=self._timeout, proxy=_proxy_of(ours.tracking_uri))
+
+
+def _proxy_of(uri: str) -> str | None:
+    """The proxy that the environment names for this address. (`trust_env` would also take credentials from a .netrc.)"""
+    url = urlsplit(uri)
+    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
 
 
 def _translate(status: int, answer: JSON, text: str) -> SerinusError:
