@@ -141,7 +141,9 @@ def register(path: Path, name: str, alias: str | None, stage: str | None, refere
             dimensions,
         )
         if not wishes.reference and wishes.profile_from is None:
-            progress("no --reference texts: confidence, its limit and its alert are off for this version")
+            progress(
+                "no --reference texts: confidence is nearness to built-in ones; its gate, limit and alert, and drift, are off"
+            )
         packaged = registration.package(path, scratch / "model", wishes, progress)
         parameters = {
             "source": path.name, "probes": len(wishes.probes), "reference_texts": len(wishes.reference),

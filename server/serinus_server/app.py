@@ -72,7 +72,7 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
 
     shared = Shared(
         batcher, telemetry, observers, state.instance, settings.prediction_log_texts, encoder.dim,
-        None if reference.profile is None else reference.profile.confidence_deciles[0],
+        None if reference.domain is None else reference.domain.confidence_deciles[0],
     )  # fmt: skip
     neighbours = Neighbours(settings.release, space, in_cluster(settings.namespace))
     mirror = Mirror(
@@ -107,7 +107,7 @@ def build(settings: Settings, model: Model, choice: Choice, reference: Reference
     _add_health(app, model, batcher, state)
     _add_information(app, model, choice, telemetry)
     limits = Limits(settings, encoder.dim, model.manifest.max_tokens, encoder.vocabulary, model.manifest.dimensions)
-    routes = Routes(model, batcher, limits, telemetry, neighbours, reference.profile, observers)
+    routes = Routes(model, batcher, limits, telemetry, neighbours, reference.domain, observers)
     headers = {MODEL_VERSION_HEADER: model.version, SPACE_HEADER: space}
     return Edge(app, routes.hot(), settings, telemetry, state, headers, mirror)
 

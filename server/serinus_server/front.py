@@ -71,7 +71,7 @@ class _Application:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        settings, model, profile = self._settings, self._model, self._reference.profile
+        settings, model, profile = self._settings, self._model, self._reference.domain
         tokenize = Tokenizing(model.folder, model.manifest)
         try:
             line = await connect(

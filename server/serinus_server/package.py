@@ -38,6 +38,11 @@ class Reference:
     profile: Profile | None = None
     shared: tuple[str, ...] = ()
 
+    @property
+    def domain(self) -> Profile | None:
+        """The profile, where it is of the user's own domain: limits, gates, alerts and drift rest on such a one alone."""
+        return None if self.profile is None or self.profile.built_in else self.profile
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

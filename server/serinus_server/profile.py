@@ -46,6 +46,9 @@ class Profile:
     ]  # of those texts in the ten bins between the deciles, a value on a bound above it
     token_shares: tuple[float, ...]
     mean_cosine_shares: tuple[float, ...]
+    built_in: bool = (
+        False  # of texts of many domains that come with `register`: good for an answer's confidence, not for a limit
+    )
 
     def confidence(self, vectors: Vectors) -> Vectors:
         """Confidence of each row of (n, dim) vectors, (n,) float32 in [0, 1]."""
@@ -60,7 +63,9 @@ class Profile:
         """What of it is stored as JSON."""
         names = ("median_cosine", "confidence_deciles", "token_deciles", "mean_cosine_deciles", "centroid_shares")
         shares = ("confidence_shares", "token_shares", "mean_cosine_shares")
-        return {name: getattr(self, name) for name in (*names, *shares, "texts", "held_out")}
+        return {name: getattr(self, name) for name in (*names, *shares, "texts", "held_out")} | (
+            {"built_in": True} if self.built_in else {}
+        )
 
     @property
     def sampled(self) -> range:

@@ -46,7 +46,10 @@ _LONG_PROBES: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a package is made from beside the model. `profile_from` and `same_space_as` are versions that are trusted."""
+    """What a package is made from beside the model: without `reference` texts the built-in ones.
+
+    `profile_from` and `same_space_as` are versions that are trusted.
+    """
 
     probes: Sequence[str]
     reference: Sequence[str] = ()
@@ -188,6 +191,11 @@ def built_in_probes() -> list[str]:
     return sentences + long
 
 
+def built_in_reference() -> list[str]:
+    """Sentences of many domains, for a model whose user has given none of his own: what is unlike ordinary text is not confident."""
+    return resources.files("serinus_server").joinpath("reference.txt").read_text(encoding="utf-8").splitlines()
+
+
 def read_texts(path: Path) -> list[str]:
     """Texts of a JSON-lines file: a string a line, or an object with `text`. Raises ValueError naming the line."""
     texts = []
@@ -223,27 +231,27 @@ def _with_profile(
     golden: Reference, encoder: OnnxEncoder, manifest: Manifest, wishes: Wishes, progress: Progress
 ) -> Reference:
     profile, shared = _profile(encoder, manifest, wishes, progress)
-    return golden if profile is None else replace(golden, profile=profile, shared=shared)
+    return replace(golden, profile=profile, shared=shared)
 
 
 def _profile(
     encoder: OnnxEncoder, manifest: Manifest, wishes: Wishes, progress: Progress
-) -> tuple[Profile | None, tuple[str, ...]]:
+) -> tuple[Profile, tuple[str, ...]]:
     other = wishes.profile_from
     if other is not None:
-        if other.reference.profile is None:
-            raise ValueError(f"--profile-from {other.version}: that version has no reference profile")
+        if other.reference.domain is None:
+            raise ValueError(f"--profile-from {other.version}: that version was registered without --reference texts")
         if other.manifest.dim != manifest.dim:
             raise ValueError(
                 f"--profile-from {other.version}: its vectors have {other.manifest.dim} dimensions, this model's {manifest.dim}"
             )
-        return other.reference.profile, other.reference.shared
-    if not wishes.reference:
-        return None, ()
-    progress(f"encoding {len(wishes.reference)} reference texts")
-    lengths = [len(tokens) for tokens in encoder.tokenize(wishes.reference)]
-    profile = make_profile(_encoding(encoder, progress)(wishes.reference), lengths)
-    return profile, tuple(wishes.reference[index] for index in profile.sampled)
+        return other.reference.domain, other.reference.shared
+    texts = wishes.reference or built_in_reference()
+    progress(f"encoding {len(texts)} reference texts")
+    lengths = [len(tokens) for tokens in encoder.tokenize(texts)]
+    profile = make_profile(_encoding(encoder, progress)(texts), lengths)
+    profile = replace(profile, built_in=not wishes.reference)
+    return profile, tuple(texts[index] for index in profile.sampled)
 
 
 def _encoding(encoder: OnnxEncoder, progress: Progress) -> Callable[[Sequence[str]], Vectors]:

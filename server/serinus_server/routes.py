@@ -130,11 +130,12 @@ class Routes:
 
         def after(seconds: float) -> None:
             texts: Sequence[str | None] = asked.texts or [None] * len(encoded.tokens)
+            confidence = None if self._profile is None else encoded.confidence
             ids, mirrored = _document_ids(call, len(texts)), _MIRRORED in call.headers
             tell(self._observers, [
                 Prediction(
                     call.request_id, index, self._space, encoded.tokens[index], len(text or ""), seconds,
-                    None if encoded.confidence is None else float(encoded.confidence[index]), encoded.vectors[index], text,
+                    None if confidence is None else float(confidence[index]), encoded.vectors[index], text,
                     ids[index], mirrored,
                 )
                 for index, text in enumerate(texts)

@@ -100,8 +100,8 @@ def _application(settings: Settings, model: Model, state: EdgeState, lines: Path
     observers: list[Observer] = []
     if (logging_to := _log_settings(settings)) is not None:
         observers.append(_recorder(logging_to, settings, model, state))
-    if reference.profile is not None:
-        observers.append(Drift(reference.profile, settings.drift_half_life_seconds))
+    if reference.domain is not None:
+        observers.append(Drift(reference.domain, settings.drift_half_life_seconds))
     return build(settings, model, choice, reference, state, observers, lines)
 
 

@@ -175,12 +175,12 @@ def confidence_odds(low: int, of: int, stable_low: int, stable_of: int) -> float
 
 
 def _confidence(encoder: Encoder, ours: Reference, stable: Reference) -> dict[str, float]:
-    """Both versions on the texts that stable's profile kept, each by its own profile; nothing where one of them has none."""
-    if ours.profile is None or stable.profile is None:
+    """Both versions on the texts that stable's profile kept, each by its own profile; nothing where one of them has none of its domain."""
+    mine, theirs = ours.domain, stable.domain
+    if mine is None or theirs is None:
         return {}
     vectors, _ = encode(encoder, stable.shared)
-    low = int((ours.profile.confidence(vectors) < ours.profile.confidence_deciles[0]).sum())
-    theirs = stable.profile
+    low = int((mine.confidence(vectors) < mine.confidence_deciles[0]).sum())
     stable_low = int((theirs.confidence(theirs.sample) < theirs.confidence_deciles[0]).sum())
     n = len(stable.shared)
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import socket
 import ssl
 import subprocess
@@ -14,11 +15,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
 from examples.sentences import sentences
 from filelock import FileLock
+
+_T = TypeVar("_T")
+_FEW_PROBES = 24
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +42,7 @@ def rotated(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model followed by an orthogonal Dense layer, packaged: equal quality, and vectors that must never meet the first ones."""
 
     def make(folder: Path) -> None:
-        command = [sys.executable, "examples/rotate.py", str(minilm), str(folder / "source")]
-        subprocess.run(command, check=True, capture_output=True, timeout=200, cwd=root())
+        in_process_with_torch(_run_script, root() / "examples" / "rotate.py", minilm, folder / "source")
         package(folder / "source", folder / "model")
 
     return once("rotated", tmp_path_factory, make) / "model"
@@ -57,19 +61,30 @@ def once(name: str, folders: pytest.TempPathFactory, make: Callable[[Path], obje
     return folder
 
 
-def package(source: Path, target: Path) -> Path:
-    """Packages in a process of its own, as `register` would: its memory and threads end there. Forked from one that has torch imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["serinus_server.register"])
-    with ProcessPoolExecutor(1, mp_context=context) as process:
-        process.submit(_package, source, target).result(300)
+def package(source: Path, target: Path, *, whole: bool = True) -> Path:
+    """Packages as `register` would. A package that is not `whole` has a few probes and no profile, for half of the work."""
+    in_process_with_torch(_package, source, target, whole)
     return target
 
 
-def _package(source: Path, target: Path) -> None:
+def in_process_with_torch(do: Callable[..., _T], *arguments: object) -> _T:
+    """Does it in a process of its own, whose memory and threads end there, forked from one that has torch imported: that takes 13 CPU-s."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["serinus_server.register"])
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(do, *arguments).result(300)
+
+
+def _package(source: Path, target: Path, whole: bool) -> None:
     from serinus_server.register import Wishes, built_in_probes, package
 
-    package(source, target, Wishes(built_in_probes(), sentences()[:400]), print)
+    wishes = Wishes(built_in_probes(), sentences()[:400]) if whole else Wishes(built_in_probes()[:_FEW_PROBES])
+    package(source, target, wishes, print)
+
+
+def _run_script(script: Path, *arguments: Path) -> None:
+    sys.argv = [str(script), *map(str, arguments)]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def root() -> Path:
@@ -98,10 +113,14 @@ class Served:
 
 
 def start(model: Path | str, log: Path, **environment: str) -> Served:
+    """On ONNX Runtime unless told otherwise: `auto` tries every runtime first, for six CPU-seconds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = {"MLFLOW_MODEL_URI": str(model), "SERINUS_HOST": "127.0.0.1", "SERINUS_PORT": str(port), **environment}
+    settings = {
+        "MLFLOW_MODEL_URI": str(model), "SERINUS_HOST": "127.0.0.1", "SERINUS_PORT": str(port), "SERINUS_BACKEND": "onnx",
+        **environment,
+    }  # fmt: skip
     with log.open("ab") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "serinus_server", "serve"],
@@ -123,7 +142,8 @@ def stop(served: Served) -> int:
 
 @pytest.fixture(scope="session")
 def served(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    running = start(packaged, tmp_path_factory.mktemp("served") / "server.log", SERINUS_DRAIN_SECONDS="0")
+    log = tmp_path_factory.mktemp("served") / "server.log"
+    running = start(packaged, log, SERINUS_BACKEND="auto", SERINUS_DRAIN_SECONDS="0")
     running.wait_ready()
     yield running
     assert stop(running) == 0, running.log.read_text()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,13 @@ async def serving(
     encoder: ToyEncoder | None = None,
     observers: Sequence[Observer] = (),
     dimensions: tuple[int, ...] = (),
+    own_domain: bool = True,
     **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     encoder = encoder or ToyEncoder()
     model = Model("toy", "7", Path("/nowhere"), Manifest("space1", 4, 64, "mean", True, {}, dimensions=dimensions))
     rng = np.random.default_rng(1)
-    profile = make_profile(rng.random((60, 4), dtype=np.float32), [3] * 60)
+    profile = replace(make_profile(rng.random((60, 4), dtype=np.float32), [3] * 60), built_in=not own_domain)
     golden = np.stack([vector_of(encoder.tokenize(["probe"])[0])])
     reference = Reference(("probe",), golden, np.zeros((1, 10), dtype=np.int32), profile)
     parsed = Settings(MLFLOW_MODEL_URI="toy", **settings)
@@ -247,6 +249,17 @@ async def test_metrics_tell_where_time_and_padding_went() -> None:
         "serinus_confidence_count",
     ):
         assert line in shown
+
+
+async def test_of_built_in_reference_texts_only_the_answer_knows() -> None:
+    """No limit, gate, alert or log row may rest on what says nothing of the user's own domain."""
+    keeping = Keeping()
+    async with serving(observers=[keeping], own_domain=False) as client:
+        answer = (await client.post("/predict", json={"inputs": ["a", "bcd"]})).json()
+        shown = (await client.get("/metrics")).text
+    assert all(0 <= each <= 1 for each in answer["confidence"])
+    assert "serinus_confidence_count 0.0" in shown
+    assert [each.confidence for each in keeping.kept] == [None, None]
 
 
 def test_a_key_without_its_certificate_is_refused() -> None:

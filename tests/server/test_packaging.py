@@ -66,7 +66,7 @@ def test_verify_passes_the_same_model_and_fails_a_damaged_one(packaged: Path, mi
         for name, tensor in weights.items()
     }
     save_file(noisy, damaged / "model.safetensors", metadata={"format": "pt"})
-    code, report, _ = verify(package(damaged, tmp_path / "damaged-package"), tmp_path, against=packaged)
+    code, report, _ = verify(package(damaged, tmp_path / "damaged-package", whole=False), tmp_path, against=packaged)
     assert code == 1
     assert report is not None
     failed = {check.name for check in report.checks if not check.passed}
@@ -193,9 +193,11 @@ def test_vectors_stay_as_they_are_while_later_ones_are_made(rotated: Path, backe
 def test_a_stored_prompt_is_put_before_every_text(minilm: Path, packaged: Path, tmp_path: Path) -> None:
     prompts = {"prompts": {"passage": "passage: "}, "default_prompt_name": "passage"}
     source = brought(minilm, tmp_path, "config_sentence_transformers.json", json.dumps(prompts).encode())
-    prompted = package(source, tmp_path / "prompted")
+    prompted = package(source, tmp_path / "prompted", whole=False)
     manifest = Manifest.from_json((prompted / contract.PATH).read_text())
     assert manifest.prompt == "passage: "
+    reference = read_reference(prompted)
+    assert (reference.domain, reference.profile is not None and reference.profile.built_in) == (None, True)
     assert manifest.space != Manifest.from_json((packaged / contract.PATH).read_text()).space
     with_prompt, without = (load_encoder("onnx", folder, read_manifest(folder), 1) for folder in (prompted, packaged))
     assert np.allclose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,12 @@ def test_what_was_stored_is_read_again(profile: Profile) -> None:
     again = Profile.read(profile.tensors(), json.loads(json.dumps(profile.figures())))
     assert again.figures() == profile.figures()
     assert np.array_equal(again.mean, profile.mean)
+
+
+def test_a_profile_of_built_in_texts_says_so_and_another_one_is_stored_as_ever(profile: Profile) -> None:
+    assert "built_in" not in profile.figures()
+    built_in = replace(profile, built_in=True)
+    assert Profile.read(built_in.tensors(), json.loads(json.dumps(built_in.figures()))).built_in
 
 
 def test_too_few_texts_are_refused_with_the_number_needed() -> None:
