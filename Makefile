@@ -89,8 +89,8 @@ cluster-status:  ## what of it runs, and where the logs are
 screenshots: setup  ## draw docs/dashboard/*.png: the page in headless Chromium, over a real control plane (1 minute)
 	SERINUS_SCREENSHOTS=docs/dashboard $(PYTHON) -m pytest -q tests/integration/test_cli.py -k "evidence or phone"
 
-test-crashes: setup  ## 240 crash points, late and old views on a real API server (it wants the machine for itself; 10 minutes; PLANS=44 takes 3)
-	SERINUS_CRASH_PLANS=$(or $(PLANS),240) $(PYTHON) -m pytest -s tests/integration/test_crash_points.py
+test-crashes: setup  ## 240 crash points, late and old views on a real API server, and every call to a real MLflow (it wants the machine for itself; 10 minutes; PLANS=44 takes 3)
+	SERINUS_CRASH_PLANS=$(or $(PLANS),240) $(PYTHON) -m pytest -s tests/integration/test_crash_points.py tests/integration/test_registry_crashes.py
 
 test-spaces: setup  ## 10 000 pinned and unpinned requests through a whole release with pods killed (`make test` sends 1500; 5 minutes; REQUESTS=20000 for more)
 	SERINUS_SPACES_REQUESTS=$(or $(REQUESTS),10000) $(PYTHON) -m pytest -s tests/integration/test_spaces.py

@@ -1,4 +1,4 @@
-"""A proxy between the operator and a real API server: at the n-th write of a release, the Lease excepted, a plan befalls it.
+"""A proxy between the operator and a real API server, or MLflow: at the n-th write of a release, the Lease excepted, a plan befalls it.
 
 The faults that Sieve injects (Sun and others, OSDI 2022): the operator is killed before or after a write, sees changes late or never, or
 begins with an old list. Many releases under one operator hold many plans; what befalls one of them, all have to stand.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,6 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from tests.cluster.control_plane import ControlPlane
 
 RELEASE = re.compile(rb"plan-\d+")
 _RELEASES = "/apis/serinus.dev/v1alpha1/modelreleases"
@@ -65,7 +65,8 @@ class Plan:
 class Proxy:
     """Serves plain HTTP at `url`, in a thread of its own; `restart` kills the operator and begins another life of it."""
 
-    plane: ControlPlane
+    upstream: str
+    tls: ssl.SSLContext | bool
     restart: Callable[[], None]
     plans: dict[str, Plan] = field(default_factory=dict)
     befallen: list[Plan] = field(default_factory=list)
@@ -98,7 +99,7 @@ class Proxy:
         loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
         async def run() -> None:
-            connector = aiohttp.TCPConnector(ssl=self.plane._context, limit=0)
+            connector = aiohttp.TCPConnector(ssl=self.tls, limit=0)
             async with aiohttp.ClientSession(connector=connector) as self._session:
                 app = web.Application(client_max_size=_LONGEST_LINE)
                 app.router.add_route("*", "/{path:.*}", self._answer)
@@ -167,19 +168,19 @@ class Proxy:
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
         try:
-            async with self._session.request(request.method, f"{self.plane.url}{request.raw_path}", data=body or None,
+            async with self._session.request(request.method, f"{self.upstream}{request.raw_path}", data=body or None,
                                              headers=_passed(request.headers)) as answer:  # fmt: skip
                 return web.Response(status=answer.status, body=await answer.read(), headers=_passed(answer.headers))
         except (aiohttp.ClientError, TimeoutError) as error:
             return web.Response(status=502, text=str(error))
 
     async def _fetch(self, path: str) -> bytes:
-        async with self._session.get(f"{self.plane.url}{path}") as answer:
+        async with self._session.get(f"{self.upstream}{path}") as answer:
             return await answer.read()
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         timeout = aiohttp.ClientTimeout(total=None)
-        url = f"{self.plane.url}{request.raw_path}"
+        url = f"{self.upstream}{request.raw_path}"
         async with self._session.get(
             url, headers=_passed(request.headers), timeout=timeout, read_bufsize=_LONGEST_LINE
         ) as answer:

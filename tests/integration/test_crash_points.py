@@ -302,7 +302,7 @@ def test_every_plan_ends_as_the_uninterrupted_run(
     metrics.requests_per_second = 500.0
     lives = Lives(tmp_path / "operator.log")
     fleet = Fleet(control_plane, registry, node, lives, registry.create_run("0").info)
-    proxy = Proxy(control_plane, lives.again)
+    proxy = Proxy(control_plane.url, control_plane._context, lives.again)
     with proxy.serve():
         kubeconfig = proxy.kubeconfig(tmp_path / "kubeconfig")
         quick = {"SERINUS_SCRAPE_LAG_SECONDS": "1", "SERINUS_REGISTRY_POLL_SECONDS": "1"}
