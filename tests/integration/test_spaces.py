@@ -95,7 +95,9 @@ class Clients:
                     time.sleep(0.05)
                     continue
                 self._ask(client, rng.choice(addresses), pin, rng.randrange(len(TEXTS)))
-                time.sleep(0.01)
+                time.sleep(
+                    0.01 if self.seen.asked < REQUESTS else 0.1
+                )  # then only until the release has come to its end
 
     def _ask(self, client: httpx.Client, address: str, pin: str, text: int) -> None:
         headers = {SPACE_HEADER: pin} if pin else {}
