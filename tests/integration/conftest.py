@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from tests.cluster import chart
-from tests.cluster.binaries import tail
+from tests.cluster.binaries import gateway_api_crds, tail
 from tests.cluster.control_plane import ControlPlane
 from tests.integration.surroundings import (
     Metrics,
     Operator,
+    account_kubeconfig,
     eventually,
     operator_environment,
     pods_of,
@@ -51,6 +52,21 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         assert applied.returncode == 0, applied.stderr
         wait_established(plane, "modelreleases.serinus.dev")
         yield plane
+
+
+@pytest.fixture(scope="module")
+def gateway_api(control_plane: ControlPlane) -> Iterator[None]:
+    """Before the operator starts, which looks for the kind once."""
+    files = [
+        f"--filename={gateway_api_crds() / f'gateway.networking.k8s.io_{kind}.yaml'}"
+        for kind in ("gateways", "httproutes")
+    ]
+    applied = control_plane.kubectl("apply", "--server-side", *files)
+    assert applied.returncode == 0, applied.stderr
+    names = [f"{kind}.gateway.networking.k8s.io" for kind in ("gateways", "httproutes")]
+    wait_established(control_plane, *names)
+    yield
+    control_plane.kubectl("delete", "crd", *names)
 
 
 @pytest.fixture(scope="session")
@@ -122,20 +138,7 @@ def metrics(control_plane: ControlPlane) -> Iterator[Metrics]:
 @pytest.fixture(scope="session")
 def operators_kubeconfig(control_plane: ControlPlane) -> Path:
     """The operator's own service account, with the rights that the chart gives it and no other."""
-    token = control_plane.kubectl("create", "token", "serinus-operator", "--namespace=default", "--duration=8h")
-    assert token.returncode == 0, token.stderr
-    cluster = {"server": control_plane.url, "certificate-authority": str(control_plane.pki.ca)}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": token.stdout.strip()}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    path = control_plane.folder / "operators-kubeconfig"
-    path.write_text(json.dumps(config))
-    return path
+    return account_kubeconfig(control_plane, "serinus-operator", control_plane.folder / "operators-kubeconfig")
 
 
 @pytest.fixture

@@ -56,12 +56,34 @@ def wait_established(plane: ControlPlane, *crds: str) -> None:
     assert waited.returncode == 0, waited.stderr
 
 
+def account_kubeconfig(plane: ControlPlane, account: str, path: Path) -> Path:
+    """Writes a kubeconfig with which a program is that service account of the namespace `default`, as in a pod of its own."""
+    token = plane.kubectl("create", "token", account, "--namespace=default", "--duration=8h")
+    assert token.returncode == 0, token.stderr
+    cluster = {"server": plane.url, "certificate-authority": str(plane.pki.ca)}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": token.stdout.strip()}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
 @contextmanager
 def serve_mlflow(folder: Path) -> Iterator[str]:
-    """An MLflow server on SQLite, for as long as the block. Yields its address."""
+    """An MLflow server, for as long as the block. Yields its address.
+
+    On SQLite and a folder, unless SERINUS_MLFLOW_STORE and SERINUS_MLFLOW_ARTIFACTS name a database and a place for artifacts.
+    """
     port = free_port()
+    store = os.environ.get("SERINUS_MLFLOW_STORE") or f"sqlite:///{folder}/mlflow.db"
+    artifacts = os.environ.get("SERINUS_MLFLOW_ARTIFACTS") or str(folder / "artifacts")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
+               "--backend-store-uri", store, "--artifacts-destination", artifacts]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     with process(
         command, folder / "mlflow.log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

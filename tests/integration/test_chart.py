@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.cluster import chart
+from tests.cluster import binaries, chart
 from tests.cluster.binaries import ClusterError
 from tests.cluster.control_plane import ControlPlane
-from tests.integration.surroundings import eventually, wait_established
+from tests.integration.surroundings import account_kubeconfig, eventually, free_port, process, wait_established
 
 pytestmark = pytest.mark.integration
 
@@ -229,6 +231,44 @@ def test_the_plain_manifest_is_accepted_as_it_is(bare: ControlPlane, tmp_path: P
     assert applied.returncode == 0, applied.stderr
     gone = bare.kubectl("delete", "--wait=false", "-f", str(plain))
     assert gone.returncode == 0, gone.stderr
+
+
+def test_the_prometheus_to_try_out_finds_a_releases_pods_with_the_rights_that_it_gets(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    things = chart.rendered({"tryOut": {"prometheus": {"enabled": True}}}, namespace="default")
+    its = {each["kind"]: each for each in things if each["metadata"]["name"] == "serinus-prometheus"}
+    rights = [its[kind] for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")]
+    container = {"name": "server", "image": "example.org/server:1", "ports": [{"name": "http", "containerPort": 8001}]}
+    labels = {"serinus.dev/release": "scraped", "serinus.dev/revision": "abc"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "scraped", "namespace": "default", "labels": labels},
+           "spec": {"containers": [container]}}  # fmt: skip
+    items = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*rights, pod]})
+    applied = control_plane.kubectl("apply", "-f", "-", stdin=items)
+    assert applied.returncode == 0, applied.stderr
+    path = "/api/v1/namespaces/default/pods/scraped"
+    here = {"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}}
+    code, answer = control_plane.call("PATCH", f"{path}/status", here, "application/merge-patch+json")
+    assert code == 200, answer
+
+    config = yaml.safe_load(its["ConfigMap"]["data"]["prometheus.yml"])
+    account = account_kubeconfig(control_plane, "serinus-prometheus", tmp_path / "kubeconfig")
+    config["scrape_configs"][0]["kubernetes_sd_configs"][0]["kubeconfig_file"] = str(account)
+    (tmp_path / "prometheus.json").write_text(json.dumps(config))
+    address = f"127.0.0.1:{free_port()}"
+    command = [str(binaries.prometheus()), f"--config.file={tmp_path / 'prometheus.json'}",
+               f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address={address}"]  # fmt: skip
+
+    def found() -> list[dict[str, str]]:
+        with suppress(OSError), urllib.request.urlopen(f"http://{address}/api/v1/targets", timeout=5) as answer:
+            return [each["labels"] for each in json.loads(answer.read())["data"]["activeTargets"]]
+        return []
+
+    with process(command, tmp_path / "prometheus.log"):
+        (target,) = eventually("the pod is a target", found, 30, (tmp_path / "prometheus.log").read_text)
+    control_plane.call("DELETE", f"{path}?gracePeriodSeconds=0")
+    wanted = {"namespace": "default", "pod": "scraped", "serinus_dev_release": "scraped", "serinus_dev_revision": "abc"}
+    assert {name: target.get(name) for name in wanted} == wanted
 
 
 def test_people_with_edit_in_a_namespace_may_roll_out_and_those_with_view_may_look(control_plane: ControlPlane) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.cluster.binaries import gateway_api_crds
-from tests.cluster.control_plane import ControlPlane
 from tests.integration.conftest import Kubelet, Operator, eventually
-from tests.integration.surroundings import wait_established
 from tests.integration.team import Team
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("gateway_api"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 STEPS = [{"verify": {}}, {"setWeight": 10}, {"pause": {}}]
 ROUTING = {
@@ -21,21 +21,6 @@ ROUTING = {
     "parentRefs": [{"name": "public", "namespace": "infra"}],
     "hostnames": ["embed.example.org"],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def gateway_api(control_plane: ControlPlane) -> Iterator[None]:
-    """Before the operator starts, which looks for the kind once."""
-    files = [
-        f"--filename={gateway_api_crds() / f'gateway.networking.k8s.io_{kind}.yaml'}"
-        for kind in ("gateways", "httproutes")
-    ]
-    applied = control_plane.kubectl("apply", "--server-side", *files)
-    assert applied.returncode == 0, applied.stderr
-    names = [f"{kind}.gateway.networking.k8s.io" for kind in ("gateways", "httproutes")]
-    wait_established(control_plane, *names)
-    yield
-    control_plane.kubectl("delete", "crd", *names)
 
 
 def route(team: Team) -> dict[str, Any]:

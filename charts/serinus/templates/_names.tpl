@@ -51,7 +51,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{/*
-What the operator may do where it watches. The integration tests run the operator with these rights, and fail on one that it lacks.
+What the operator may do where it watches. The integration tests run the operator with these rights, and fail on one that it lacks and on one that it does not use.
 */}}
 {{- define "serinus.rules" -}}
 - apiGroups: [serinus.dev]
