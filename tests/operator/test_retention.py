@@ -195,6 +195,21 @@ def test_a_retained_version_that_returns_keeps_its_pods_on_trial_and_after_an_ab
     assert [each.space for each in world.status.retained] == ["space-2"]
 
 
+@pytest.mark.parametrize("failure", ["KeepFloor", "Immediate"])
+def test_a_retained_version_that_returns_and_is_refused_by_verify_keeps_its_pods(failure: str) -> None:
+    """Its verify Job is there while it is withdrawn, whose pods leave at once under Immediate."""
+    world = promoted(onFailure=failure)
+    (kept,) = world.status.retained
+    world.verify_passes = False
+    world.resolution = Resolved("1", "digest-1", "space-1")
+    for _ in range(20):
+        world.tick()
+        assert world.sides[kept.revision].ready == 4
+    assert world.status.target is not None
+    assert world.status.target.rejected
+    assert world.status.canary is None
+
+
 def test_a_deployment_that_somebody_deleted_is_made_again() -> None:
     world = promoted()
     (kept,) = world.status.retained

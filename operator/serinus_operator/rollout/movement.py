@@ -40,10 +40,13 @@ def move(draft: Draft) -> None:
 
 
 def evacuate(draft: Draft) -> None:
-    """All of the canary goes at once, whatever the floor: it has left the Service, so its pods are no capacity."""
+    """All of the canary goes at once, whatever the floor: it has left the Service, so its pods are no capacity.
+
+    What stays of it stays for those who pin its space.
+    """
     assert draft.status.canary is not None
     assert draft.status.stable is not None
-    _ask(draft, draft.status.canary, keep_served(draft, Split(0, 0)).canary)
+    _ask(draft, draft.status.canary, keep_served(draft, Split(0, _kept(draft))).canary)
     _ask(draft, draft.status.stable, draft.spec.replicas)
     draft.update(weight=replace(draft.status.weight, achieved=0))
 
