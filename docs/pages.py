@@ -16,11 +16,11 @@ from prometheus_client.metrics_core import Metric
 
 from serinus_contract import metrics as contract
 from serinus_operator import __main__ as operator
-from serinus_operator import registry
+from serinus_operator import reconcile, registry
 from serinus_operator.cache import Cache
 from serinus_operator.cli.__main__ import cli as plugin
 from serinus_operator.metrics import Metrics
-from serinus_operator.rollout import spaces, summary
+from serinus_operator.rollout import retention, spaces, summary
 from serinus_server.__main__ import cli as server
 from serinus_server.settings import Settings
 from serinus_server.telemetry import Telemetry
@@ -144,19 +144,30 @@ _CONDITIONS: Final = {
     "Progressing": "a rollout moves; False while it is paused or at rest",
     "ModelResolved": "the registry says which version is meant, and that it is packaged",
     "EmbeddingSpaceChanged": "vectors of two spaces are served, or would be",
+    "SpaceRetained": "pods are kept for clients that pin a former space",
     "AnalysisPassing": "the gates' verdict together; the message has each one's evidence",
     "RegistrySynced": "aliases, stages and tags are as the spec asks; a registry that fails or refuses has the reasons of `ModelResolved`",
 }
 
 
 def _conditions() -> str:
-    """Types and reasons are read from the modules that set them; what a type means is said here, and none may be missing."""
+    """Types and reasons are read from the modules that set them; what a type means is said here, and none may be missing.
+
+    Every decision of the tests' state machine is held against this page, too (`tests/operator/promises.py`).
+    """
     found = _reasons(summary._conditions, spaces.condition)
-    if unsaid := set(found) ^ set(_CONDITIONS):
-        raise ValueError(f"docs/pages.py does not know the conditions of the code: {sorted(unsaid)}")
     found["ModelResolved"] += re.findall(r'Unresolved\(\s*"(\w+)"', inspect.getsource(registry))
     found["RegistrySynced"] = found["AnalysisPassing"]  # stand before their type
     found["AnalysisPassing"] = [str(each) for each in summary.Verdict]
+    found["EmbeddingSpaceChanged"] += spaces._REASONS.values()
+    found["SpaceRetained"] = re.findall(
+        r'"([A-Z]\w+)"', inspect.getsource(retention.condition).replace('"SpaceRetained"', "")
+    )
+    stalled = re.findall(r'_stalled\(status, "(\w+)"', inspect.getsource(reconcile))
+    for kind in ("Ready", "Stalled"):
+        found[kind] += stalled
+    if unsaid := set(found) ^ set(_CONDITIONS):
+        raise ValueError(f"docs/pages.py does not know the conditions of the code: {sorted(unsaid)}")
     text = "# Conditions\n`kubectl wait --for=condition=Ready modelrelease/NAME` and kstatus read them; `status.phase` is a summary.\n"
     text += "\n| type | True when | reasons |\n|---|---|---|\n"
     for kind, means in _CONDITIONS.items():

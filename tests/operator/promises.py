@@ -5,8 +5,10 @@ Each promise is checked on what the plan was given and what came of it, never on
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -50,6 +52,7 @@ class Watch:
         _every_wait_ends(world, before, decided)
         _spaces_are_kept_apart(world, before, after)
         _a_pinned_space_stays(world, before, decided)
+        _conditions_are_documented(after)
 
     def _rises_only_with_a_reason(self, world: World, before: Status, after: Status) -> None:
         """Promise 1. A rise needs an analysis passed, a pause ended, or a person, since the last one."""
@@ -69,6 +72,21 @@ class Watch:
         if after.weight.desired > before.weight.desired > 0:
             assert self.reasons_to_rise > 0, f"{before.weight.desired} → {after.weight.desired} without an analysis"
             self.reasons_to_rise = 0
+
+
+def _conditions_are_documented(after: Status) -> None:
+    """Of the reference page, which is written from the code's text: whatever is decided has its row there, and its reason."""
+    for condition in after.conditions:
+        assert condition.reason in _DOCUMENTED.get(condition.type, ()), f"{condition.type}: {condition.reason}"
+
+
+def _documented() -> dict[str, set[str]]:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "conditions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.+) \|$", page, re.MULTILINE)
+    return {kind: set(re.findall(r"`(\w+)`", reasons)) for kind, reasons in rows}
+
+
+_DOCUMENTED = _documented()
 
 
 def _has_a_reason(step: Step, state: StepState, world: World) -> bool:
@@ -233,7 +251,9 @@ class Release(RuleBasedStateMachine):
 
     @rule(passing=st.booleans())
     def registry_is_away(self, passing: bool) -> None:
-        self.world.resolution = Unresolved("Unavailable" if passing else "NotFound", "no answer", passing=passing)
+        self.world.resolution = Unresolved(
+            "RegistryUnavailable" if passing else "NotFound", "no answer", passing=passing
+        )
         self.tick()
 
     @rule(verdict=st.sampled_from(Verdict))
