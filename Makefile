@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 fast test demo: export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint types imports fast test test-scheduler test-crashes test-spaces test-mutants test-mutation fuzz docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
+.PHONY: help machine setup check lint types imports fast test test-scheduler test-crashes test-spaces test-mutants test-mutation fuzz docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,12 @@ help:  ## list the commands
 setup: $(STAMP)  ## make .venv with everything that development and tests need (2 minutes, 7 GB: torch brings CUDA)
 
 $(STAMP): pyproject.toml requirements/dev.txt requirements/bootstrap.txt
-	python3 -m venv --clear $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
-	@echo "installing the pinned packages …"
-	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --require-hashes -r requirements/dev.txt
-	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "installing the pinned packages into $(VENV): 2 minutes, 7 GB …"
+	@{ python3 -m venv --clear $(VENV) \
+	&& $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt \
+	&& VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --require-hashes -r requirements/dev.txt \
+	&& VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable . ; } \
+	|| { echo "the packages could not be installed: no network, a mirror that does not answer, a full disk, or no python3-venv; the lines above say which"; exit 1; }
 	@touch $@
 
 check: setup lint types imports fast  ## lint, types, imports, fast tests: under 3 minutes
@@ -50,8 +51,11 @@ test: setup lint types imports  ## everything but test-scheduler and test-crashe
 test-scheduler: setup  ## room for canaries by the real scheduler, 23 releases at once; it wants the machine for itself (2 minutes)
 	$(PYTHON) -m pytest -m alone tests/integration/test_scheduler.py
 
-demo: setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
+demo: machine setup  ## a release promoted, a damaged one refused, a starved one rolled back, on a real cluster; KEEP=1 leaves it running
 	$(PYTHON) -m tests.e2e.demo $(if $(KEEP),--keep)
+
+machine: # what the demo cannot do without is said before anything is installed
+	@python3 -m tests.cluster.machine
 
 bench-gates: setup  ## how often the gates fail good releases and how soon bad ones (2000 releases for each noise: 11 minutes of processor time; RELEASES=200 for less)
 	$(PYTHON) -m tests.bench.gates $(if $(RELEASES),--releases $(RELEASES))

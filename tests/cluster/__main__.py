@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import shutil
@@ -15,15 +16,24 @@ from tests.cluster import binaries
 from tests.cluster.binaries import ClusterError, say
 from tests.cluster.control_plane import program
 from tests.cluster.local_cluster import DEFAULT_GPUS, LocalCluster
+from tests.cluster.machine import alone
 
 
 def main() -> int:
-    """Returns the exit status: 0 done, 1 it could not be done, or `status` found no whole cluster."""
+    """Returns the exit status: 0 done, 1 it could not be done, or `status` found no whole cluster; 130 interrupted."""
     arguments = _parser().parse_args()
     try:
         return int(arguments.verb(LocalCluster(), arguments))
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what this had started has been stopped, what was built is kept\n")
+        return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"{binaries.DISK_IS_FULL}\n")
         return 1
 
 
@@ -32,7 +42,8 @@ def _up(cluster: LocalCluster, arguments: argparse.Namespace) -> int:
     if other is not None:
         return other
     began = time.monotonic()
-    cluster.up({"nvidia.com/gpu": arguments.gpus})
+    with alone("`make cluster`"):
+        cluster.up({"nvidia.com/gpu": arguments.gpus})
     say(f'up after {time.monotonic() - began:.0f} s; to use it from a shell: eval "$(python3 -m tests.cluster env)"')
     return 0
 
@@ -41,13 +52,15 @@ def _build(cluster: LocalCluster, arguments: argparse.Namespace) -> int:
     cluster.build()
     if arguments.tests:
         binaries.kwok()
+        binaries.glua()
         binaries.promtool()
         binaries.gateway_api_crds()
     return 0
 
 
 def _down(cluster: LocalCluster, _: argparse.Namespace) -> int:
-    stopped = cluster.down()
+    with alone("`make cluster-down`"):
+        stopped = cluster.down()
     say(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
     return 0
 

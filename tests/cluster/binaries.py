@@ -11,14 +11,26 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 KUBERNETES = "1.37.2"
 _GO = (1, 26)
 _PROMETHEUS = "github.com/prometheus/prometheus"
 _PROMETHEUS_FLAGS = ("-ldflags", "-s -w", "-tags", "remove_all_sd,enable_kubernetes_sd")
 _HEARTBEAT_SECONDS = 15
+DISK_IS_FULL = "the disk is full: the demo wants 15 GB, most of it under ~/.cache/serinus and ~/.local/state"
+_NO_ROOM_BYTES = 20_000_000  # less is left of a disk that was full: then the log may say nothing
+_CAUSES = (
+    ("no space left on device|disk quota exceeded", DISK_IS_FULL),
+    (
+        "no such host|name resolution|could not resolve|name or service not known|network is unreachable|dns error"
+        "|connection refused|i/o timeout|connection timed out|failed to establish a new connection",
+        "no network, or a mirror that does not answer: what is to be installed comes from Debian's, Go's and PyPI's",
+    ),
+)
 
 
 class ClusterError(RuntimeError):
@@ -34,6 +46,11 @@ def say(message: str) -> None:
 def cache_folder() -> Path:
     """Where built binaries and images are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serinus"
+
+
+def state_folder() -> Path:
+    """Where a running cluster keeps its data."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "serinus-cluster"
 
 
 def hyperkube() -> Path:
@@ -75,6 +92,11 @@ def helm() -> Path:
 def kwok() -> Path:
     """The program that plays the kubelets of nodes that are not there."""
     return _installed("kwok", "sigs.k8s.io/kwok", "v0.8.0", ("kwok",)) / "kwok"
+
+
+def glua() -> Path:
+    """The Lua that Argo CD runs its health checks in."""
+    return _installed("glua", "github.com/yuin/gopher-lua", "v1.1.1", ("glua",)) / "glua"
 
 
 def gateway_api_crds() -> Path:
@@ -148,7 +170,7 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"{what} … (log: {log})")
     began = time.monotonic()
-    with log.open("w") as stream:
+    with log.open("w") as stream, heartbeat(what):
         process = subprocess.Popen(
             [str(each) for each in command],
             cwd=folder,
@@ -157,18 +179,43 @@ def run(
             stderr=stream,
             env={**os.environ, **(environment or {})},
         )
-        while True:
-            try:
-                code = process.wait(_HEARTBEAT_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                passed = time.monotonic() - began
-                say(f"{what}: {passed:.0f} s so far")
-                if passed > deadline_seconds:
-                    process.kill()
+        try:
+            code = process.wait(deadline_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        except BaseException:  # an interrupt that reached us alone
+            process.terminate()
+            process.wait()
+            raise
     if code != 0:
-        raise ClusterError(f"{what}: failed; the end of {log}:\n{tail(log)}")
+        end = tail(log)
+        why = cause(end) or (f" ({DISK_IS_FULL})" if shutil.disk_usage(log.parent).free < _NO_ROOM_BYTES else "")
+        raise ClusterError(f"{what}: failed{why}; the end of {log}:\n{end}")
     say(f"{what}: {time.monotonic() - began:.0f} s")
+
+
+@contextmanager
+def heartbeat(what: str) -> Iterator[None]:
+    """Says every 15 seconds that it is still at it."""
+    began, over = time.monotonic(), Event()
+
+    def beat() -> None:
+        while not over.wait(_HEARTBEAT_SECONDS):
+            say(f"{what}: {time.monotonic() - began:.0f} s so far")
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def cause(said: str) -> str:
+    """What a failed program's words come down to, in brackets; empty when it is none of the usual."""
+    return next((f" ({sentence})" for words, sentence in _CAUSES if re.search(words, said, re.IGNORECASE)), "")
 
 
 def go() -> str:

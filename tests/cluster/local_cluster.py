@@ -6,9 +6,8 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
-from tests.cluster import binaries, debian, images, services
+from tests.cluster import binaries, debian, images, machine, services
 from tests.cluster.binaries import ClusterError
 from tests.cluster.control_plane import ControlPlane, program
 from tests.cluster.node import NODE_ADDRESS, Node
@@ -24,8 +23,7 @@ class LocalCluster:
     """What `make cluster` starts and stops."""
 
     def __init__(self) -> None:
-        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-        self.folder = state / "serinus-cluster"
+        self.folder = binaries.state_folder()
         self.plane = ControlPlane(self.folder, NODE_ADDRESS, _PORT)
         self.node = Node(self.folder, self.plane.processes)
         self.bin = self.folder / "bin"
@@ -42,7 +40,7 @@ class LocalCluster:
     def up(self, extended_resources: Mapping[str, int]) -> None:
         """Starts what is not there. Raises ClusterError, and leaves nothing running then."""
         if os.geteuid() != 0:
-            raise ClusterError("a node needs root (a bridge, containers, iptables): run this as root")
+            raise ClusterError(machine.NOT_ROOT)
         if self.is_up():
             binaries.say("the cluster is up already")
         else:

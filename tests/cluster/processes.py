@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.cluster.binaries import ClusterError, tail
+from tests.cluster.binaries import ClusterError, cause, heartbeat, tail
 
 
 class Processes:
@@ -58,11 +58,13 @@ class Processes:
     def wait(self, name: str, ready: Callable[[], bool], deadline_seconds: float) -> None:
         """Waits until `ready`. Raises ClusterError with the end of the program's log when it dies or takes too long."""
         ends_at = time.monotonic() + deadline_seconds
-        while not ready():
-            if self.pid(name) is None or time.monotonic() > ends_at:
-                what = "ended" if self.pid(name) is None else f"not ready after {deadline_seconds:.0f} s"
-                raise ClusterError(f"{name}: {what}; the end of {self.log(name)}:\n{tail(self.log(name))}")
-            time.sleep(0.1)
+        with heartbeat(f"waiting for {name}"):
+            while not ready():
+                if self.pid(name) is None or time.monotonic() > ends_at:
+                    what = "ended" if self.pid(name) is None else f"not ready after {deadline_seconds:.0f} s"
+                    end = tail(self.log(name))
+                    raise ClusterError(f"{name}: {what}{cause(end)}; the end of {self.log(name)}:\n{end}")
+                time.sleep(0.1)
 
     def stop(self, name: str, deadline_seconds: float = 15) -> bool:
         """Asks the program to end, then insists. Returns whether it was running."""

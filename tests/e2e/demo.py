@@ -22,7 +22,7 @@ import mlflow
 import yaml
 from examples.sentences import sentences
 from tests.cluster import services
-from tests.cluster.binaries import ClusterError
+from tests.cluster.binaries import DISK_IS_FULL, ClusterError, heartbeat
 from tests.e2e.stage import MINILM, ROOT, Stage, until
 from tests.e2e.traffic import Traffic
 
@@ -92,7 +92,9 @@ class Demo:
         """Version 1 is registered and released: with nothing to compare it with, verify and readiness promote it."""
         self.tell("registering version 1: all-MiniLM-L6-v2 as published")
         try:
-            self.tell(self.stage.register(MINILM, "--alias", "challenger"))
+            with heartbeat("exporting, making golden probes, registering"):
+                registered = self.stage.register(MINILM, "--alias", "challenger")
+            self.tell(registered)
         finally:
             self._first_registered.set()
         self.tell(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}")
@@ -286,9 +288,7 @@ def main() -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.stderr.write(
-            "the disk is full: the demo wants 15 GB, most of it under ~/.cache/serinus and ~/.local/state\n"
-        )
+        sys.stderr.write(f"{DISK_IS_FULL}\n")
         return 1
     return 1 if outcome.broken else 0
 

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,9 @@ from typing import Any
 
 from examples.sentences import sentences
 from tests.cluster import binaries, images, services
-from tests.cluster.binaries import ClusterError, say
+from tests.cluster.binaries import ClusterError, cause, heartbeat, say
 from tests.cluster.local_cluster import LocalCluster
+from tests.cluster.machine import alone
 from tests.cluster.node import NODE_ADDRESS
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,8 @@ class Stage:
         self.keep = keep
         self.cluster = LocalCluster()
         self.was_up = False
+        self.values: dict[str, Any] = {}
+        self._held = ExitStack()
 
     @property
     def mlflow_url(self) -> str:
@@ -42,6 +46,7 @@ class Stage:
         return f"http://{NODE_ADDRESS}:{MLFLOW_PORT}"
 
     def __enter__(self) -> Stage:
+        self._held.enter_context(alone("a demo or the end-to-end test"))
         self.was_up = self.cluster.is_up()
         try:
             self.cluster.up({"nvidia.com/gpu": GPUS})
@@ -49,29 +54,34 @@ class Stage:
             self._confine("default", OPERATOR_NAMESPACE)
             operator, server = self._images()
             self._start_mlflow()
-            self._install(operator, server)
+            self.values = _values(operator, server)
+            self.install()
+            say("the operator runs (chart charts/serinus)")
         except BaseException:
-            self._leave()
+            with self._held:
+                self._leave()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.keep:
-            self._leave()
+        with self._held:
+            if not self.keep:
+                self._leave()
 
     def _leave(self) -> None:
         """A cluster that was there before stays, without what the demo put into it."""
         if self.was_up:
             self._clear()
-            self._helm("uninstall", "serinus", "--namespace", OPERATOR_NAMESPACE)
+            self.uninstall()
         else:
             self.cluster.down()
 
     def _clear(self) -> None:
         """Takes away what an earlier demo left in a kept cluster: every release with what it owns, and the registry."""
-        self.cluster.plane.kubectl("delete", "modelreleases", "--all", "--cascade=foreground", deadline_seconds=120)
+        with heartbeat("taking away the releases"):
+            self.cluster.plane.kubectl("delete", "modelreleases", "--all", "--cascade=foreground", deadline_seconds=120)
         self.cluster.processes.stop("mlflow")
         shutil.rmtree(self.cluster.folder / "mlflow", ignore_errors=True)
 
@@ -144,26 +154,22 @@ class Stage:
         services.expose(self.cluster.plane, "mlflow", MLFLOW_PORT)
         say(f"MLflow runs: {self.mlflow_url}")
 
-    def _install(self, operator: str, server: str) -> None:
-        values = {
-            "images": {"operator": operator, "server": server, "pullPolicy": "Never"},
-            "registries": {"default": {"trackingUri": f"http://mlflow.default.svc:{MLFLOW_PORT}"}},
-            "prometheus": {
-                "url": f"http://prometheus.default.svc:{services.PROMETHEUS_PORT}",
-                "scrapeLagSeconds": _SCRAPE_LAG_SECONDS,
-            },
-        }
+    def install(self, changes: Mapping[str, Any] | None = None) -> None:
+        """`helm upgrade --install` of the chart, with other values than the stage's own where `changes` has them."""
         path = self.cluster.folder / "values.json"
-        path.write_text(json.dumps(values))
+        path.write_text(json.dumps({**self.values, **(changes or {})}))
         install = ["upgrade", "--install", "serinus", str(ROOT / "charts" / "serinus"), "--values", str(path)]
-        where = ["--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout=240s"]
-        self._helm(*install, *where)
-        say("the operator runs (chart charts/serinus)")
+        self._helm(*install, "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout=240s")
+
+    def uninstall(self) -> None:
+        """`helm uninstall`. A chart that is not installed is as good."""
+        self._helm("uninstall", "serinus", "--ignore-not-found", "--namespace", OPERATOR_NAMESPACE, "--wait")
 
     def _helm(self, *arguments: str) -> None:
         environment = {**os.environ, **self.cluster.environment()}
         command = [str(binaries.helm()), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        with heartbeat(f"helm {arguments[0]}"):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         if done.returncode != 0:
             raise ClusterError(f"helm {arguments[0]}: {done.stderr.strip()}")
 
@@ -178,6 +184,18 @@ def until(what: str, check: Callable[[], Any], deadline_seconds: float) -> Any:
     return found
 
 
+def _values(operator: str, server: str) -> dict[str, Any]:
+    """The chart's values for these images."""
+    return {
+        "images": {"operator": operator, "server": server, "pullPolicy": "Never"},
+        "registries": {"default": {"trackingUri": f"http://mlflow.default.svc:{MLFLOW_PORT}"}},
+        "prometheus": {
+            "url": f"http://prometheus.default.svc:{services.PROMETHEUS_PORT}",
+            "scrapeLagSeconds": _SCRAPE_LAG_SECONDS,
+        },
+    }
+
+
 def _module(name: str) -> list[str | Path]:
     return [sys.executable, "-m", name]
 
@@ -186,5 +204,5 @@ def _run(command: list[str | Path], *arguments: str | Path) -> subprocess.Comple
     words = [str(each) for each in (*command, *arguments)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=ROOT)
     if done.returncode != 0:
-        raise ClusterError(f"{' '.join(words[1:5])} …: {done.stderr.strip()[-2000:]}")
+        raise ClusterError(f"{' '.join(words[1:5])} …: failed{cause(done.stderr)}: {done.stderr.strip()[-2000:]}")
     return done
