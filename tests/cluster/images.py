@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import debian
@@ -36,6 +38,34 @@ def build(dockerfile: Path, name: str, arguments: Mapping[str, str]) -> str:
     tagged = f"{name}:{_id(name).removeprefix('sha256:')[:12]}"
     subprocess.run([*_buildah(), "tag", name, tagged], check=True, capture_output=True, timeout=60)
     return tagged
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image as it is in the storage: all its layers' bytes, its configuration, and the paths of all its files."""
+
+    megabytes: float
+    user: str
+    labels: Mapping[str, str]
+    files: frozenset[str]
+
+
+def built(name: str) -> Built:
+    """What there is to know of an image. Raises CalledProcessError when there is none of that name."""
+
+    def said(*arguments: str) -> str:
+        return subprocess.run([*_buildah(), *arguments], check=True, capture_output=True, text=True, timeout=120).stdout
+
+    config = json.loads(said("inspect", "--type", "image", name))["OCIv1"]["config"]
+    container = said("from", "--pull-never", name).strip()
+    try:
+        root = Path(said("mount", container).strip())
+        paths = [Path(folder) / file for folder, _, files in os.walk(root) for file in files]
+        size = sum(path.lstat().st_size for path in paths)
+        found = frozenset(str(path.relative_to(root)) for path in paths)
+    finally:
+        said("rm", container)
+    return Built(size / 1e6, config["User"], config["Labels"], found)
 
 
 def load(node: Node, name: str) -> None:
