@@ -10,10 +10,10 @@ export PYTHONWARNDEFAULTENCODING :=
 export PYTHONDONTWRITEBYTECODE :=
 
 # Tests and the demo share their cores with much else: threads that wait for each other there sleep instead of spinning (a third of the CPU).
-fast test demo: export OMP_WAIT_POLICY := passive
+fast test demo soak: export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help machine setup check lint types imports fast test test-scheduler test-crashes test-spaces test-mutants test-mutation fuzz docs demo bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
+.PHONY: help machine setup check lint types imports fast test test-scheduler test-crashes test-spaces test-mutants test-mutation fuzz docs demo soak bench-gates bench-operator bench-log bench-drift bench-server bench-soak bench-gpu bench-verify screenshots cluster cluster-down cluster-status install-yaml sbom requirements clean
 
 help:  ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ demo: machine setup  ## a release promoted, a damaged one refused, a starved one
 machine: # what the demo cannot do without is said before anything is installed
 	@python3 -m tests.cluster.machine
 
+soak: machine setup  ## an hour of rollouts, half of them bad, under load, with operator and pods killed, on a real cluster (MINUTES=5 for less; RATE=40)
+	$(PYTHON) -W ignore -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(KEEP),--keep)
+
 bench-gates: setup  ## how often the gates fail good releases and how soon bad ones (2000 releases for each noise: 11 minutes of processor time; RELEASES=200 for less)
 	$(PYTHON) -m tests.bench.gates $(if $(RELEASES),--releases $(RELEASES))
 
@@ -72,7 +75,7 @@ bench-drift: setup  ## a drift statistic's time beside evidently's, which gets a
 bench-server: setup  ## this server's CPU per request beside FastAPI + SentenceTransformer's (10 minutes; ENFORCE=0 only reports)
 	$(PYTHON) -W ignore -m tests.bench.server $(if $(ROUNDS),--rounds $(ROUNDS))
 
-bench-soak: setup  ## the server at 80 % of its capacity for 10 minutes: flat memory, no failed request (SECONDS=60 for less; WORKERS=2)
+bench-soak: machine setup  ## the server at 80 % of its capacity for 10 minutes: flat memory, no failed request (SECONDS=60 for less; WORKERS=2)
 	$(PYTHON) -W ignore -m tests.bench.server_soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WORKERS),--workers $(WORKERS))
 
 bench-gpu: setup  ## the torch encoder on this machine's GPU: tokens a second, memory over random lengths (6 minutes; without a GPU it judges nothing)

@@ -99,8 +99,8 @@ class Demo:
             self._first_registered.set()
         self.tell(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}")
         self.stage.kubectl("apply", "-f", str(EXAMPLE))
-        self.stage.kubectl("apply", "-f", "-", stdin=json.dumps(_node_port()))
-        self.follow("version 1 promoted", lambda release: _serves(release, "1"))
+        self.stage.kubectl("apply", "-f", "-", stdin=json.dumps(node_port()))
+        self.follow("version 1 promoted", lambda release: serves(release, "1"))
         until("its door answers", lambda: services.answers(f"http://127.0.0.1:{NODE_PORT}/ready"), 30)
 
     def second_version(self) -> None:
@@ -108,7 +108,7 @@ class Demo:
         self.tell("moving the alias `challenger` to version 2")
         self.traffic.requests_per_second = BUSY_REQUESTS_PER_SECOND
         self.registry.set_registered_model_alias(NAME, "challenger", "2")
-        self.follow("version 2 promoted", lambda release: _serves(release, "2"))
+        self.follow("version 2 promoted", lambda release: serves(release, "2"))
         self.traffic.requests_per_second = REQUESTS_PER_SECOND
         self.expect("alias champion is on version 2", lambda: self._aliases().get("champion") == "2")
         self.expect(
@@ -121,11 +121,11 @@ class Demo:
         """Version 3 has noise on its weights: verify refuses it before any traffic."""
         self.tell("moving the alias `challenger` to version 3, the damaged one")
         self.registry.set_registered_model_alias(NAME, "challenger", "3")
-        release = self.follow("version 3 refused", lambda release: _rejected(release, "3"))
+        release = self.follow("version 3 refused", lambda release: rejected(release, "3"))
         self.expect("the reason is the neighbour overlap", lambda: "overlap" in release["status"]["target"]["reason"])
         self.expect("version 3 answered nothing", lambda: self.traffic.by_version["3"] == 0)
         self.registry.set_registered_model_alias(NAME, "challenger", "2")
-        self.follow("the alias is back on version 2", lambda release: _serves(release, "2"))
+        self.follow("the alias is back on version 2", lambda release: serves(release, "2"))
 
     def starved_revision(self) -> None:
         """The same version with hardly any CPU: correct answers, too slow; the latency gate takes it back."""
@@ -242,7 +242,7 @@ def summary(outcome: Outcome, stage: Stage) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _node_port() -> dict[str, Any]:
+def node_port() -> dict[str, Any]:
     """A door from this machine to the release's pods; clients in the cluster use the Service of the release's own name."""
     port = {"name": "http", "port": 8001, "targetPort": "http", "nodePort": NODE_PORT}
     return {
@@ -253,13 +253,15 @@ def _node_port() -> dict[str, Any]:
     }
 
 
-def _serves(release: dict[str, Any], version: str) -> bool:
+def serves(release: dict[str, Any], version: str) -> bool:
+    """Does this version serve, with nothing else under way?"""
     status = release.get("status", {})
     stable = status.get("stable") or {}
     return status.get("phase") == "Healthy" and stable.get("version") == version and not status.get("canary")
 
 
-def _rejected(release: dict[str, Any], version: str) -> bool:
+def rejected(release: dict[str, Any], version: str) -> bool:
+    """Was this version rejected, and is its canary gone?"""
     status = release.get("status", {})
     target = status.get("target") or {}
     return bool(target.get("version") == version and target.get("rejected") and not status.get("canary"))
@@ -268,7 +270,7 @@ def _rejected(release: dict[str, Any], version: str) -> bool:
 def _starved_is_gone(release: dict[str, Any]) -> bool:
     limits = yaml.safe_load(EXAMPLE.read_text())["spec"]["serving"]["resources"]["limits"]
     edited = release["spec"]["serving"]["resources"]["limits"] != limits
-    return edited and _rejected(release, "2")
+    return edited and rejected(release, "2")
 
 
 def main() -> int:

@@ -119,9 +119,9 @@ class Stage:
         done = _run(command, "--tracking-uri", self.mlflow_url, *options)
         return done.stdout.strip()
 
-    def example(self, name: str, model: Path, output: Path) -> Path:
+    def example(self, name: str, model: Path, output: Path, *options: str) -> Path:
         """Runs an example that makes one model out of another."""
-        _run([sys.executable, ROOT / "examples" / name], model, output)
+        _run([sys.executable, ROOT / "examples" / name], model, output, *options)
         return output
 
     def _images(self) -> tuple[str, str]:

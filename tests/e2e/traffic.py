@@ -15,8 +15,15 @@ from datetime import datetime
 
 import httpx
 
-_MOST_SECONDS = 45 * 60
 _TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a request got instead of its vector; `version` is of the model that answered, empty when nobody did."""
+
+    told: str
+    version: str = ""
 
 
 @dataclass
@@ -26,6 +33,7 @@ class Traffic:
     url: str
     texts: Sequence[str]
     requests_per_second: float
+    most_seconds: float = 45 * 60.0
     sent: int = 0
     failures: list[str] = field(default_factory=list)
     by_version: Counter[str] = field(default_factory=Counter)
@@ -52,26 +60,37 @@ class Traffic:
     async def _run(self) -> None:
         began = due = time.monotonic()
         async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS) as client, asyncio.TaskGroup() as tasks:
-            while not self._stop.is_set() and time.monotonic() - began < _MOST_SECONDS:
-                tasks.create_task(self._send(client, self.sent))
+            while not self._stop.is_set() and time.monotonic() - began < self.most_seconds:
+                tasks.create_task(self.send(client, self.sent))
                 self.sent += 1
                 due += 1 / self.requests_per_second
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
 
-    async def _send(self, client: httpx.AsyncClient, number: int) -> None:
+    def text(self, number: int) -> str:
+        """What is asked for."""
+        return self.texts[number % len(self.texts)]
+
+    async def send(self, client: httpx.AsyncClient, number: int) -> None:
+        """One request, tried once."""
+        failed = await self.ask(client, number)
+        if failed is not None:
+            self.failures.append(failed.told)
+
+    async def ask(self, client: httpx.AsyncClient, number: int) -> Failed | None:
+        """One try; None when it got its vector."""
         headers = {} if number % 2 else {"connection": "close"}
-        body = {"inputs": self.texts[number % len(self.texts)]}
         began = time.monotonic()
         try:
-            answer = await client.post(self.url, json=body, headers=headers)
+            answer = await client.post(self.url, json={"inputs": self.text(number)}, headers=headers)
         except httpx.HTTPError as error:
-            self.failures.append(_told(number, error))
-            return
+            return Failed(_told(number, error))
+        version = answer.headers.get("x-model-version", "")
         if answer.status_code != 200 or not answer.json()["embeddings"]:
-            self.failures.append(f"request {number}: {answer.status_code} {answer.text[:200]}")
-            return
+            told = f"request {number} at {datetime.now():%H:%M:%S}: {answer.status_code} {answer.text[:200]}"
+            return Failed(told, version)
         self.seconds.append(time.monotonic() - began)
-        self.by_version[answer.headers["x-model-version"]] += 1
+        self.by_version[version] += 1
+        return None
 
 
 def _told(number: int, error: BaseException) -> str:

@@ -1,24 +1,25 @@
 """`make test-mutation`: Cosmic Ray's mutants of the decision core, and how many of them the tests kill.
 
-A process that has imported pytest and what the tests need, and nothing of Serinus, is forked for each mutant: no file is changed, and no
-mutant waits for imports. A mutant that differs in annotations alone is none.
+The tests are collected once, and run once to see which functions of the core each of them calls. For each mutant a process is forked in
+which the mutant's functions have its code; it runs the tests that call them, the quickest first. No file is changed. Where more than the
+bodies of functions differ, the process is one that has imported nothing of Serinus yet. A mutant survives when its tests pass, or when none of
+them failed within --budget seconds: the share is rather too low than too high.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib.abc
 import importlib.machinery
+import math
+import multiprocessing
 import os
 import random
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from types import CodeType
 from typing import Any
 
@@ -28,48 +29,15 @@ import hypothesis
 import numpy  # noqa: F401
 import pytest
 import yaml  # noqa: F401
-from cosmic_ray import plugins
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import MutationVisitor
+from tests.mutation.mutants import CORE, ROOT, Mutant, mutants
+from tests.mutation.running import ALIVE, CANNOT, KILLED, Fresh, Reach, Warm, concerned, files, forked
 
-ROOT = Path(__file__).parents[2]
-CORE = (
-    "rollout/plan",
-    "rollout/stages",
-    "rollout/room",
-    "rollout/capacity",
-    "rollout/steps",
-    "rollout/movement",
-    "gates/judge",
-    "gates/limits",
-)
-_FIRST = ("stages", "room", "plan", "capacity", "gates", "bake", "behaviour", "observe")
-_THEN = ("judging", "comparison", "crashes", "prometheus", "spaces", "routing", "promises")
-_SECONDS = 120
-# Ten ways to replace one plus die of the same test: one way counts.
-_ONE_EACH = (
-    "Add_Sub",
-    "Sub_Add",
-    "Mul_Div",
-    "Div_Mul",
-    "FloorDiv_Mul",
-    "Mod_Mul",
-    "Pow_Mul",
-    "BitOr_BitAnd",
-    "BitAnd_BitOr",
-)
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change of one module."""
-
-    module: str
-    operator: str
-    occurrence: int
-    source: str
-    line: int
-    change: str
+_TESTS = (
+    "stages", "room", "plan", "capacity", "gates", "bake", "behaviour", "observe", "judging", "comparison",
+    "crashes", "prometheus", "spaces", "routing", "retention", "cost", "forecast", "promises",
+)  # fmt: skip
+_OPTIONS = ("-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist")
+_TOLD_EVERY_SECONDS = 15.0
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
@@ -91,75 +59,57 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         return compile(self._source, "mutant.py", "exec")
 
 
-def mutants(module: str) -> Iterator[Mutant]:
-    """All of a module's mutants that are none in annotations alone."""
-    source = (ROOT / "operator" / "serinus_operator" / f"{module}.py").read_text()
-    meant = _meaning(source)
-    tree = get_ast(source)
-    for name in plugins.operator_names():
-        operator_class, kind = plugins.get_operator(name), name.partition("/")[2]
-        if operator_class.arguments() or (
-            kind.startswith("ReplaceBinaryOperator_") and kind.partition("_")[2] not in _ONE_EACH
-        ):
-            continue
-        operator = operator_class()
-        positions = [position for node in ast_nodes(tree) for position in operator.mutation_positions(node)]
-        for occurrence, ((line, _), _) in enumerate(positions):
-            changed = MutationVisitor.mutate_code(source, operator, occurrence)
-            if changed is None:
-                continue
-            try:
-                differs = _meaning(changed) != meant
-            except SyntaxError:
-                continue
-            if differs:
-                yield Mutant(module, kind, occurrence, changed, line, _change(source, changed))
+class Court:
+    """Judges mutants one after the other; a context manager over the warm process."""
 
+    def __init__(self, budget_seconds: float) -> None:
+        self._budget = budget_seconds
+        self._orders, theirs = multiprocessing.Pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _warm(theirs, budget_seconds)
+        self.reach: Mapping[str, Reach] = self._orders.recv()
 
-def _meaning(source: str) -> str:
-    """The syntax tree without annotations, type aliases and __all__."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arg):
-            node.annotation = None
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            node.returns = None
-        elif isinstance(node, ast.AnnAssign):
-            if isinstance(node.annotation, ast.Name) and node.annotation.id == "TypeAlias":
-                node.value = None
-            node.annotation = ast.Constant(value=None)
-    return ast.dump(tree)
+    def close(self) -> None:
+        """Ends the warm process."""
+        self._orders.send(None)
+        os.waitpid(self._pid, 0)
 
+    def kills(self, mutant: Mutant) -> bool:
+        """Does a test fail because of it?"""
+        self._orders.send(mutant)
+        outcome = self._orders.recv()
+        if outcome == CANNOT:
+            outcome = forked(lambda: self._afresh(mutant), self._budget)
+        return bool(outcome == KILLED)
 
-def _change(before: str, after: str) -> str:
-    for one, another in zip(before.splitlines(), after.splitlines(), strict=False):
-        if one != another:
-            return f"{one.strip()}  →  {another.strip()}"
-    return "a line less"
-
-
-def killed(mutant: Mutant) -> str:
-    """By which tests: `first`, `then`; empty when it survives."""
-    for name, tests in (("first", _FIRST), ("then", _THEN)):
-        if _fails(mutant, [str(ROOT / "tests" / "operator" / f"test_{each}.py") for each in tests]):
-            return name
-    return ""
-
-
-def _fails(mutant: Mutant, tests: list[str]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(_SECONDS)  # one that never ends is killed, too
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
+    def _afresh(self, mutant: Mutant) -> int:
         sys.meta_path.insert(0, _Finder(mutant))
-        hypothesis.settings.register_profile("mutation", derandomize=True, database=None)
-        hypothesis.settings.load_profile("mutation")
-        os.chdir(ROOT)
-        os._exit(pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *tests]))
-    _, status = os.waitpid(pid, 0)
-    return status != 0
+        wanted = [name for name in concerned(self.reach, mutant) if self.reach[name].seconds < self._budget]
+        _settings()
+        names = {name.partition("::")[0] for name in wanted}
+        done = pytest.main([*_OPTIONS, *sorted(names)], plugins=[Fresh(wanted, self._budget)])
+        return ALIVE if done == pytest.ExitCode.OK else KILLED
+
+
+def _warm(orders: Connection, budget_seconds: float) -> None:
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    _settings()
+    pytest.main([*_OPTIONS, *files(_TESTS)], plugins=[Warm(orders, budget_seconds)])
+    os._exit(0)
+
+
+def _settings() -> None:
+    hypothesis.settings.register_profile("mutation", derandomize=True, database=None)
+    hypothesis.settings.load_profile("mutation")
+
+
+def interval(killed: int, of: int) -> tuple[float, float]:
+    """The share's 95 % confidence interval (Wilson 1927)."""
+    z, share = 1.96, killed / of
+    middle, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
 
 
 def main() -> int:
@@ -168,26 +118,40 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", default=CORE)
     parser.add_argument("--draw", type=int, help="so many mutants of all, drawn at random (seed 0)")
     parser.add_argument("--seconds", type=float, default=1e9, help="draw no more after this time")
+    parser.add_argument(
+        "--budget", type=float, default=10.0, help="seconds of tests for each mutant (default %(default)s)"
+    )
     parser.add_argument("--least", type=float, default=90.0)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    source = (ROOT / "operator" / "serinus_operator" / "rollout" / "plan.py").read_text()
-    if killed(Mutant("rollout/plan", "nothing", 0, source, 0, "")):
-        print("the tests fail without a mutant")
-        return 2
+    os.chdir(ROOT)
+    began = time.monotonic()
+    court = Court(arguments.budget)
+    slow = [name for name, each in court.reach.items() if each.seconds > arguments.budget]
+    print(
+        f"{len(court.reach)} tests, {time.monotonic() - began:.0f} s; too slow for a mutant: {', '.join(slow) or 'none'}",
+        flush=True,
+    )
     found = [mutant for module in arguments.modules for mutant in mutants(module)]
     random.Random(0).shuffle(found)
-    drawn = found[: arguments.draw]
-    ends_at, alive, done = time.monotonic() + arguments.seconds, [], 0
-    for mutant in drawn:
+    ends_at, told_at, alive, done = time.monotonic() + arguments.seconds, time.monotonic(), [], 0
+    for mutant in found[: arguments.draw]:
         if time.monotonic() > ends_at:
             break
         done += 1
-        if not killed(mutant):
+        if not court.kills(mutant):
             alive.append(mutant)
             print(f"survives: {mutant.module}.py:{mutant.line} {mutant.operator}: {mutant.change}", flush=True)
-    share = 100 * (1 - len(alive) / done) if done else 0.0
-    print(f"{done} of {len(found)} mutants drawn, {done - len(alive)} killed: {share:.1f} %")
+        if time.monotonic() > told_at + _TOLD_EVERY_SECONDS:
+            told_at = time.monotonic()
+            print(f"{done - len(alive)} of {done} killed", flush=True)
+    court.close()
+    if not done:
+        return 2
+    share, (low, high) = 100 * (1 - len(alive) / done), interval(done - len(alive), done)
+    print(
+        f"{done} of {len(found)} mutants drawn, {done - len(alive)} killed: {share:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"
+    )
     return int(share < arguments.least)
 
 
