@@ -63,8 +63,8 @@ soak: machine setup  ## an hour of rollouts, half of them bad, under load, with 
 bench-gates: setup  ## how often the gates fail good releases and how soon bad ones (2000 releases for each noise: 11 minutes of processor time; RELEASES=200 for less)
 	$(PYTHON) -m tests.bench.gates $(if $(RELEASES),--releases $(RELEASES))
 
-bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100 releases at once on a real control plane (10 minutes; RELEASES=1000)
-	$(PYTHON) -m tests.bench.operator_load $(if $(RELEASES),--releases $(RELEASES)) $(if $(NO_CANARY),--no-canary)
+bench-operator: setup  ## what the operator costs: requests, CPU, memory for 100 releases at once on a real control plane (10 minutes; RELEASES=1000 RESTART=1 STORM=1)
+	$(PYTHON) -m tests.bench.operator_load $(if $(RELEASES),--releases $(RELEASES)) $(if $(NO_CANARY),--no-canary) $(if $(RESTART),--restart) $(if $(STORM),--storm)
 
 bench-log: setup  ## what the prediction log costs: rows a second, bytes a row, added latency (4 minutes; ROWS=100000000 for the large run)
 	$(PYTHON) -m tests.bench.log $(if $(ROWS),--rows $(ROWS))

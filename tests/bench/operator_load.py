@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from tests.bench.operator_faults import restart, storm
 from tests.bench.report import write_section
 from tests.cluster import chart
 from tests.cluster.binaries import ClusterError, cache_folder, run
@@ -118,7 +119,8 @@ class Fleet:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # a line for each version else
         client = MlflowClient(tracking_uri=mlflow, registry_uri=mlflow)
-        self.plane, self.max_surge = plane, max_surge
+        self.plane, self.max_surge, self._registry = plane, max_surge, client
+        self.replicas, self.version = REPLICAS, "0"
         with ThreadPoolExecutor(4) as pool:
             names = [f"r{number:04d}" for number in range(count)]
             self.teams = list(pool.map(lambda name: Team(plane, client, name), names[:_MODELS]))
@@ -127,6 +129,28 @@ class Fleet:
     def register(self, progress: Progress) -> None:
         """One more version of every model, and the alias moves to it."""
         _each("registering model versions", lambda team: team.register(), self.teams, progress)
+        self.version = str(int(self.version) + 1)
+
+    def point(self, version: str, progress: Progress) -> None:
+        """Every alias moves to that version."""
+
+        def move(team: Team) -> None:
+            self._registry.set_registered_model_alias(team.model, "challenger", version)
+
+        _each(f"moving aliases to version {version}", move, self.teams, progress)
+        self.version = version
+
+    def patch(self, what: str, subresource: str, change: dict[str, Any], progress: Progress) -> None:
+        """A merge patch of every release. Raises ClusterError."""
+
+        def change_one(name: str) -> None:
+            code, answer = self.plane.call(
+                "PATCH", f"{_RELEASES}/{name}{subresource}", change, "application/merge-patch+json"
+            )
+            if code != 200:
+                raise ClusterError(f"{what}: release {name}: {answer}")
+
+        _each(what, change_one, list(self.releases), progress)
 
     def apply(self, progress: Progress) -> None:
         """Makes all releases."""
@@ -156,22 +180,22 @@ class Fleet:
         if code != 201:
             raise ClusterError(f"release {name}: {answer}")
 
-    def serving(self, version: str) -> int:
-        """How many releases are Healthy with all replicas on this model version."""
+    def statuses(self) -> list[dict[str, Any]]:
+        """Of all releases; none while the API server does not answer."""
         code, answer = self.plane.call("GET", f"{_RELEASES}?resourceVersion=0")
-        releases = [each.get("status", {}) for each in answer["items"]] if code == 200 else []
-        return sum(
-            status.get("phase") == "Healthy"
-            and status.get("stable", {}).get("version") == version
-            and status["stable"].get("ready") == REPLICAS
-            for status in releases
-        )
+        return [each.get("status", {}) for each in answer["items"]] if code == 200 else []
 
-    def wait(self, version: str, what: str, meter: Meter, progress: Progress, deadline_seconds: float) -> Cost:
-        """Waits until all serve the version and the operator has come to rest. Raises ClusterError."""
+    def serves(self, status: dict[str, Any], version: str) -> bool:
+        """Is it Healthy, with all replicas on this model version and nothing else?"""
+        stable = status.get("stable") or {}
+        whole = stable.get("version") == version and stable.get("ready") == self.replicas
+        return status.get("phase") == "Healthy" and whole and not status.get("canary")
+
+    def wait(self, what: str, meter: Meter, progress: Progress, deadline_seconds: float) -> Cost:
+        """Waits until all serve the last version and the operator has come to rest. Raises ClusterError."""
         task = progress.add_task(what, total=len(self.releases))
         ends_at = time.monotonic() + deadline_seconds
-        while (done := self.serving(version)) < len(self.releases):
+        while (done := sum(self.serves(each, self.version) for each in self.statuses())) < len(self.releases):
             progress.update(task, completed=done)
             if time.monotonic() > ends_at:
                 raise ClusterError(f"{what}: {done} of {len(self.releases)} after {deadline_seconds:.0f} s")
@@ -245,7 +269,7 @@ def _permit(plane: ControlPlane) -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path, progress: Progress) -> dict[str, Cost]:
-    """Runs the phases, in order: create, canary (unless left out), rest."""
+    """Runs the phases, in order: create, canary (unless left out), rest, restart and storm (where asked for)."""
     costs = {}
     deadline_seconds = 120 + 6.0 * arguments.releases
     with running(folder, arguments.releases) as (plane, mlflow, operator):
@@ -256,15 +280,27 @@ def measure(arguments: argparse.Namespace, folder: Path, progress: Progress) -> 
         plane.processes.wait("kube-apiserver", plane.audit_log.exists, 30)
         meter = Meter(operator.running.popen.pid, plane.audit_log)
         fleet.apply(progress)
-        costs["create"] = fleet.wait("1", "first versions", meter, progress, deadline_seconds)
+        costs["create"] = fleet.wait("first versions", meter, progress, deadline_seconds)
         if not arguments.no_canary:
             meter.start()
             fleet.register(progress)
-            costs["canary"] = fleet.wait("2", "canaries", meter, progress, deadline_seconds)
+            costs["canary"] = fleet.wait("canaries", meter, progress, deadline_seconds)
         meter.start()
         for _ in progress.track(range(int(REST_SECONDS)), description="at rest"):
             time.sleep(1)
         costs["rest"] = meter.stop()
+        if arguments.restart:
+
+            def again() -> Callable[[], Cost]:
+                operator.start()
+                assert operator.running is not None
+                return Meter(operator.running.popen.pid, plane.audit_log).stop
+
+            costs["restart"] = restart(fleet, operator, again, progress, deadline_seconds)
+            assert operator.running is not None
+            meter = Meter(operator.running.popen.pid, plane.audit_log)
+        if arguments.storm:
+            costs["storm"] = storm(fleet, meter.start, meter.stop, progress, deadline_seconds)
     return costs
 
 
@@ -276,6 +312,10 @@ def main() -> int:
         "--max-surge", type=int, default=3, help="of each release; 3 of 10 is Argo Rollouts' default of 25 %%"
     )
     parser.add_argument("--no-canary", action="store_true", help="first versions and rest alone")
+    parser.add_argument(
+        "--restart", action="store_true", help="then kill the operator, and see how soon all is right again"
+    )
+    parser.add_argument("--storm", action="store_true", help="then take a canary of every release back at once")
     parser.add_argument("--keep", type=Path, help="keep logs in this folder")
     arguments = parser.parse_args()
     console = Console(stderr=True)
@@ -340,6 +380,16 @@ def _markdown(costs: dict[str, Cost], arguments: argparse.Namespace) -> str:
             f"| {phase} | {cost.requests.total() / releases:.1f} | {cost.writes / releases:.1f} | {cost.cpu_seconds:.1f} "
             f"| {cost.peak_megabytes:.1f} MB | {cost.seconds:.0f} s |"
         )
+    if "restart" in costs:
+        lines += [
+            "",
+            "`restart`: the operator was killed, every release lost a replica while it was dead; until every status says so.",
+        ]
+    if "storm" in costs:
+        lines += [
+            "",
+            "`storm`: every release had a canary of half its pods, and every alias moved back at once; until stable was whole.",
+        ]
     if "canary" in costs:
         by_request = ", ".join(
             f"{name} {count / releases:.1f}" for name, count in costs["canary"].requests.most_common(12)

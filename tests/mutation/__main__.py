@@ -2,7 +2,7 @@
 
 The tests are collected once, and run once to see which functions of the core each of them calls. For each mutant a process is forked in
 which the mutant's functions have its code; it runs the tests that call them, the quickest first. No file is changed. Where more than the
-bodies of functions differ, the process is one that has imported nothing of Serinus yet. A mutant survives when its tests pass, or when none of
+bodies of functions differ, the process has imported nothing of Serinus yet. A mutant survives when its tests pass, or when none of
 them failed within --budget seconds: the share is rather too low than too high.
 """
 

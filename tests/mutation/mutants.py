@@ -36,6 +36,9 @@ _ONE_EACH = (
 )
 
 
+_DENIED = ("Is_IsNot", "IsNot_Is")  # what `is` compares, None and members of enums, has no order, and equals itself alone
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One change of one module."""
@@ -55,9 +58,7 @@ def mutants(module: str) -> Iterator[Mutant]:
     tree = get_ast(source)
     for name in plugins.operator_names():
         operator_class, kind = plugins.get_operator(name), name.partition("/")[2]
-        if operator_class.arguments() or (
-            kind.startswith("ReplaceBinaryOperator_") and kind.partition("_")[2] not in _ONE_EACH
-        ):
+        if operator_class.arguments() or not _counts(kind):
             continue
         operator = operator_class()
         positions = [position for node in ast_nodes(tree) for position in operator.mutation_positions(node)]
@@ -76,6 +77,13 @@ def mutants(module: str) -> Iterator[Mutant]:
 def file_of(module: str) -> Path:
     """Where a module's source is."""
     return ROOT / "operator" / "serinus_operator" / f"{module}.py"
+
+
+def _counts(kind: str) -> bool:
+    replaced, _, by = kind.partition("_")
+    if replaced == "ReplaceBinaryOperator":
+        return by in _ONE_EACH
+    return replaced != "ReplaceComparisonOperator" or not by.startswith("Is") or by in _DENIED
 
 
 def _meaning(source: str) -> str:

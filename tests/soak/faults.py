@@ -12,12 +12,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 from tests.cluster.binaries import ClusterError
 from tests.e2e.demo import NAME
 from tests.e2e.stage import OPERATOR_NAMESPACE, Stage
+from tests.soak.losses import Fault
 
 BETWEEN_SECONDS = 15.0
 REPLICAS = (3, 4, 5)
@@ -29,17 +30,6 @@ _SLICES = (
 )
 _PROXY_SECONDS = 2.0  # kube-proxy's rules follow within a second; requests then under way had chosen before
 _NOTICED_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What was done, from `began` (time.monotonic()) until nothing of it is felt. `loses` requests: those of a killed server."""
-
-    kind: str
-    thing: str
-    began: float
-    ended: float
-    loses: bool = False
 
 
 class Faults:
@@ -61,7 +51,8 @@ class Faults:
         """Ends when the fault that is under way is over, and gives the release its replicas back."""
         self._stop.set()
         self._thread.join(60)
-        self._scale(4)
+        with suppress(ClusterError, OSError):
+            self._scale(4)
 
     def _run(self) -> None:
         cycle = (

@@ -1,4 +1,4 @@
-"""What a soak found: which losses are explained by what was done, which promises were kept, the section of docs/reliability.md."""
+"""What a soak found: which promises were kept, and the section of docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -9,44 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.soak.faults import Fault
-from tests.soak.load import RETRY_AFTER_SECONDS, Load, Lost
+from tests.soak.faults import BETWEEN_SECONDS
+from tests.soak.load import RETRY_AFTER_SECONDS, Load
+from tests.soak.losses import Fault, Losses, explained
 from tests.soak.memory import Growth
 from tests.soak.rollouts import Rollout, Versions
 
 REPORT = Path(__file__).parents[2] / "docs" / "reliability.md"
+_MEASURABLE_SECONDS = 900.0
 _BEGINS, _ENDS = "<!-- soak: written by `make soak` -->", "<!-- end of soak -->"
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Requests whose first try failed, by what explains it."""
-
-    erring: list[Lost]  # answered 500 by the release that errs on purpose
-    in_flight: list[Lost]  # with a server when it was killed
-    refused: list[Lost]  # begun between the kill and the end of its Service's endpoint
-    unexplained: list[Lost]
-
-    @property
-    def unsaved(self) -> list[Lost]:
-        """Those that one retry did not save, the erring release's excepted."""
-        return [lost for lost in (*self.in_flight, *self.refused, *self.unexplained) if not lost.saved]
-
-
-def explained(lost: Sequence[Lost], faults: Sequence[Fault], erring: str) -> Losses:
-    """Sorts the losses; `erring` is the model version that errs on purpose."""
-    losses = Losses([], [], [], [])
-    kills = [fault for fault in faults if fault.loses]
-    for each in lost:
-        if erring and each.version == erring:
-            losses.erring.append(each)
-        elif any(each.began <= kill.began <= each.ended for kill in kills):
-            losses.in_flight.append(each)
-        elif any(kill.began <= each.began <= kill.ended for kill in kills):
-            losses.refused.append(each)
-        else:
-            losses.unexplained.append(each)
-    return losses
 
 
 @dataclass(frozen=True)
@@ -77,7 +48,9 @@ class Found:
             "no request failed but by kill -9 and the erring release": not losses.unexplained,
             f"none of them with one retry after {RETRY_AFTER_SECONDS:.0f} s": not losses.unsaved,
             "every request was answered or refused": self.load.sent == self.load.answered + len(self.load.failures) > 0,
+            "faults were made all the time": len(self.faults) >= 0.6 * self.seconds / BETWEEN_SECONDS,
             **{f"memory flat: {growth.of}": growth.flat for growth in self.growths},
+            **({"memory was measured": len(self.growths) == 2} if self.seconds > _MEASURABLE_SECONDS else {}),
             "came to its end": not self.stopped_by,
         }
 

@@ -85,7 +85,7 @@ class Versions:
 
     good: tuple[str, str]
     damaged: str
-    erring: str
+    erring: str = ""
 
 
 class Rollouts:
