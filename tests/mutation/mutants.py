@@ -36,7 +36,10 @@ _ONE_EACH = (
 )
 
 
-_DENIED = ("Is_IsNot", "IsNot_Is")  # what `is` compares, None and members of enums, has no order, and equals itself alone
+_DENIED = (
+    "Is_IsNot",
+    "IsNot_Is",
+)  # what `is` compares, None and members of enums, has no order, and equals itself alone
 
 
 @dataclass(frozen=True)
