@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -27,8 +28,9 @@ def damage(model: SentenceTransformer, strength: float) -> None:
 def blind(model: SentenceTransformer, word: str) -> None:
     """Makes one token's embedding NaN, and with it every vector of a text that has it. Raises ValueError unless the word is a token."""
     (token,) = model.tokenizer.encode(word, add_special_tokens=False)
+    transformer: Any = model[0]
     with torch.no_grad():
-        model[0].auto_model.get_input_embeddings().weight[token] = torch.nan
+        transformer.auto_model.get_input_embeddings().weight[token] = torch.nan
 
 
 def main() -> None:

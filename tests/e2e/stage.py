@@ -92,8 +92,12 @@ class Stage:
             raise ClusterError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
+    def read(self, *arguments: str) -> Any:
+        """What kubectl gets, as JSON."""
+        return json.loads(self.kubectl("get", *arguments, "--output=json"))
+
     def release(self, name: str) -> dict[str, Any]:
-        """A ModelRelease as the API server has it. Raises ClusterError when it has none."""
+        """A ModelRelease, without a process for each look. Raises ClusterError when it has none."""
         code, found = self.cluster.plane.call(
             "GET", f"/apis/serinus.dev/v1alpha1/namespaces/default/modelreleases/{name}"
         )

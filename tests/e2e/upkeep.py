@@ -55,7 +55,7 @@ def _have_it_look(stage: Stage) -> None:
     stage.kubectl("annotate", "--overwrite", RELEASE, f"serinus.dev/command={command}")
 
     def answered() -> bool:
-        said = stage.read(RELEASE)["status"].get("command") or {}
+        said = stage.release(NAME)["status"].get("command") or {}
         return bool(said.get("id") == "after the upgrade")
 
     until("the new operator looks at the release", answered, 60)

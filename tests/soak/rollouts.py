@@ -148,7 +148,7 @@ class Rollouts:
         code, answer = self._plane.call("GET", RELEASE)
         if code != 200:
             raise ClusterError(f"the release: {code} {answer}")
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def _note(self, rollout: Rollout) -> None:
         self.done.append(rollout)
