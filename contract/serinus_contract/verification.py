@@ -46,6 +46,7 @@ class VerifyReport:
     digest: str
     space: str
     backend: str = ""  # the runtime that was judged, and that all pods of the revision are to use
+    dtype: str = ""  # and the numbers that it multiplies
 
     @property
     def passed(self) -> bool:
@@ -82,6 +83,7 @@ class VerifyReport:
                 digest=str(data["digest"]),
                 space=str(data["space"]),
                 backend=str(data.get("backend", "")),
+                dtype=str(data.get("dtype", "")),
             )
         except MalformedReport:
             raise

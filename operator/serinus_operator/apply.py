@@ -63,9 +63,10 @@ class Writer:
         match action:
             case ApplyServing():
                 await self._serve(action)
-            case CreateDeployment(revision, replicas, backend):
+            case CreateDeployment(revision, replicas, backend, dtype):
                 await self._guard.check(spec.serving)
-                await self._create(manifests.deployment(release, spec, revision, replicas, self._defaults, backend))
+                rendered = manifests.deployment(release, spec, revision, replicas, self._defaults, backend, dtype)
+                await self._create(rendered)
             case Scale(revision, replicas):
                 name = manifests.deployment_name(release, revision)
                 self._cache.put("Deployment", await self._kube.scale(release.namespace, name, replicas))

@@ -43,21 +43,30 @@ class Release:
 
 
 def deployment(
-    release: Release, spec: Spec, revision: Target, replicas: int, defaults: Defaults, backend: str = ""
+    release: Release,
+    spec: Spec,
+    revision: Target,
+    replicas: int,
+    defaults: Defaults,
+    backend: str = "",
+    dtype: str = "",
 ) -> JSON:
     """The Deployment of a revision. Rendered once; a live Deployment afterwards only ever gets another `replicas`.
 
-    With the `backend` that verify chose all pods encode alike, wherever they run.
+    With the `backend` and the `dtype` that verify chose all pods encode alike, wherever they run.
     """
     labels = {names.RELEASE_LABEL: release.name, names.REVISION_LABEL: revision.revision}
     pod = pod_spec(release.namespace, release.name, spec, revision, defaults)
     container = pod["containers"][0]
     container |= {"ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT}], **_probes(spec)}
     if backend:
+        pinned = {
+            names.BACKEND_ENV: backend,
+            names.BACKEND_REASON_ENV: f"verify chose it for revision {revision.revision}",
+        } | ({names.DTYPE_ENV: dtype} if dtype else {})
         container["env"] = [
-            *(each for each in container["env"] if each["name"] != names.BACKEND_ENV),
-            {"name": names.BACKEND_ENV, "value": backend},
-            {"name": names.BACKEND_REASON_ENV, "value": f"verify chose it for revision {revision.revision}"},
+            *(each for each in container["env"] if each["name"] not in pinned),
+            *({"name": name, "value": value} for name, value in pinned.items()),
         ]
     pod_labels = MANAGED_BY | labels | {names.SPACE_LABEL: revision.space}
     metadata = spec.serving.template.get("metadata", {})  # ours win: they are what Services and gates go by

@@ -55,6 +55,7 @@ def _container(namespace: str, release: str, spec: Spec, revision: Target, defau
         names.REVISION_ENV: revision.revision,
         names.DRAIN_SECONDS_ENV: str(int(spec.serving.drain.total_seconds())),
         names.BACKEND_ENV: spec.serving.engine.backend,
+        names.DTYPE_ENV: spec.serving.engine.dtype,
         names.MAX_BATCH_TOKENS_ENV: spec.serving.engine.max_batch_tokens,
         names.QUEUE_TOKENS_ENV: spec.serving.engine.queue_tokens,
     }

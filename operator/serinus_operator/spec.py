@@ -47,6 +47,7 @@ class Engine:
     backend: str | None = None
     max_batch_tokens: int | None = None
     queue_tokens: int | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,9 @@ def _serving(data: Mapping[str, Any]) -> Serving:
         resources=data.get("resources", {}),
         drain=parse_duration(data["drain"], "spec.serving.drain"),
         template=data.get("template", {}),
-        engine=Engine(engine.get("backend"), engine.get("maxBatchTokens"), engine.get("queueTokens")),
+        engine=Engine(
+            engine.get("backend"), engine.get("maxBatchTokens"), engine.get("queueTokens"), engine.get("dtype")
+        ),
     )
 
 

@@ -53,7 +53,7 @@ def _decisions(status: Status) -> Any:
         replicas=0,
         stable=stable and replace(stable, ready=0),
         canary=canary and replace(canary, ready=0),
-        step=step and replace(step, ready=0, progressed_at=step.started_at),
+        step=step and replace(step, ready=0, progressed_at=step.started_at, deadline=None),
         weight=replace(status.weight, achieved=0),
         capacity=replace(status.capacity, free=None),
         gates=(),

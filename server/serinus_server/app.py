@@ -164,6 +164,7 @@ def _add_information(app: FastAPI, model: Model, choice: Choice, telemetry: Tele
             "max_tokens": manifest.max_tokens,
             "pooling": manifest.pooling,
             "backend": choice.encoder.backend,
+            "dtype": choice.encoder.dtype,
             "backend_reason": choice.reason,
             "backends_measured": {name: asdict(each) for name, each in choice.measured.items()},
             "lanes": choice.encoder.lanes,

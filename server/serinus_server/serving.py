@@ -67,7 +67,7 @@ def serve(settings: Settings) -> None:
     _log_settings(settings)
     model = fetch(settings.model_uri, settings.tracking_uri, settings.model_folder, settings.digest)
     log.info("serving %s version %s, space %s", model.name, model.version, model.manifest.space)
-    count = front_ends(settings.workers, cores(settings.threads), encodes_on_gpu(settings.backend))
+    count = front_ends(settings.workers, cores(settings.threads), encodes_on_gpu(settings.backend, settings.dtype))
     if count > 1:
         reference = read_reference(model.folder)
         serve_with_front_ends(settings, model, reference, partial(_config, settings), count, run_as_engine)
@@ -94,9 +94,9 @@ def _application(settings: Settings, model: Model, state: EdgeState, lines: Path
     choice = choose(
         settings.backend, model.folder, model.manifest, settings.threads, reference=reference,
         least_cosine=settings.least_cosine, in_cluster=bool(settings.release), tell=log.info,
-        why=settings.backend_reason,
+        dtype=settings.dtype, why=settings.backend_reason,
     )  # fmt: skip
-    log.info("backend %s: %s", choice.encoder.backend, choice.reason)
+    log.info("backend %s, %s: %s", choice.encoder.backend, choice.encoder.dtype, choice.reason)
     observers: list[Observer] = []
     if (logging_to := _log_settings(settings)) is not None:
         observers.append(_recorder(logging_to, settings, model, state))

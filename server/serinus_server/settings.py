@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serinus_contract import names
-from serinus_server.encoders.choice import Backend
+from serinus_server.encoders.choice import AnyDtype, Backend
 
 
 class Settings(BaseSettings):
@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         default="auto",
         alias=names.BACKEND_ENV,
         description="onnx, onnx-int8, openvino, torch, or auto: torch on a GPU, else the fastest of this machine (pinned in a cluster)",
+    )
+    dtype: AnyDtype = Field(
+        default="auto",
+        alias=names.DTYPE_ENV,
+        description="float32, bfloat16, float16 or int8, where the runtime has it, or auto: the runtime's choice (pinned in a cluster)",
     )
     backend_reason: str = Field(
         default="", alias=names.BACKEND_REASON_ENV, description="why SERINUS_BACKEND is what it is; shown by /info"

@@ -65,7 +65,7 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
     reference = read_reference(model.folder)
     choice = choose(
         settings.backend, model.folder, model.manifest, settings.threads, reference=reference,
-        least_cosine=settings.least_cosine, in_cluster=False, tell=log.info,
+        least_cosine=settings.least_cosine, in_cluster=False, tell=log.info, dtype=settings.dtype,
     )  # fmt: skip
     encoder = choice.encoder
     measured = {"load_seconds": time.monotonic() - began}
@@ -86,7 +86,9 @@ def verify(settings: Settings, *, least_overlap: float = LEAST_OVERLAP) -> Verif
     measured["device_memory_bytes"] = float(encoder.memory_bytes()[0])
     rounded = {name: round(value, 5) for name, value in measured.items()}
     manifest = model.manifest
-    return VerifyReport(tuple(checks), rounded, model.version, manifest.digest, manifest.space, choice.encoder.backend)
+    return VerifyReport(
+        tuple(checks), rounded, model.version, manifest.digest, manifest.space, encoder.backend, encoder.dtype
+    )
 
 
 def noise(encoder: Encoder) -> Noise:

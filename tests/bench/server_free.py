@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from serinus_server.app import build
 from serinus_server.edge import EdgeState
-from serinus_server.encoders import TokenIds, Vectors
+from serinus_server.encoders import Dtype, TokenIds, Vectors
 from serinus_server.encoders.choice import Choice
 from serinus_server.front import LINE_SOCKET
 from serinus_server.front_ends import run_engine, serve
@@ -31,6 +31,7 @@ class FreeEncoder:
     """Twenty tokens for every text, and always the same vector."""
 
     backend = "free"
+    dtype: Dtype = "float32"
     lanes = 2
     vocabulary = 30_522
 

@@ -138,6 +138,7 @@ class Metrics:
     latency_seconds: dict[str, float] = field(default_factory=dict)  # by revision; 0.02 where not named
     down: bool = False
     requests_per_second: float = 50.0
+    busy: dict[str, float] = field(default_factory=dict)  # by revision, where its pods get another number of them
     claim: Callable[[str, float], str] | None = (
         None  # what is said instead of a value, of its true text and the instant
     )
@@ -175,7 +176,7 @@ class Metrics:
     def _series(self, pod: dict[str, Any], query: str, at: float) -> dict[str, Any]:
         labels, revision = pod["metadata"]["labels"], pod["metadata"]["labels"]["serinus.dev/revision"]
         began = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()
-        requests = self.requests_per_second * max(0.0, at - began)
+        requests = self.busy.get(revision, self.requests_per_second) * max(0.0, at - began)
         value = requests
         if 'code=~"5.."' in query or "ready_at" in query:
             value = 0.0

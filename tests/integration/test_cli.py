@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from tests.cluster.control_plane import ControlPlane
 from tests.integration import browser, showcase
-from tests.integration.conftest import Kubelet, Operator, eventually
+from tests.integration.conftest import Kubelet, Metrics, Operator, eventually
 from tests.integration.team import Team
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -63,8 +63,9 @@ def refusals(team: Team) -> list[int]:
 
 
 def test_a_person_sees_and_steers_a_rollout(
-    control_plane: ControlPlane, team: Team, operator: Operator, kubelet: Kubelet, chromium: Browser, tmp_path: Path
-) -> None:
+    control_plane: ControlPlane, team: Team, operator: Operator, kubelet: Kubelet, metrics: Metrics, chromium: Browser,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     team.register()
     steps = [{"verify": {}}, {"setWeight": 30}, {"pause": {}}]
     team.apply(strategy={"progressDeadline": "2m", "scaleDownDelay": "0s", "bake": "0s", "steps": steps})
@@ -72,6 +73,7 @@ def test_a_person_sees_and_steers_a_rollout(
     nothing = plugin(control_plane, "promote", team.name)
     assert nothing.returncode == 1
     assert "no rollout is in progress" in nothing.stderr
+    metrics.busy[team.status()["stable"]["revision"]] = 200.0  # idle connections that never meet the canary, say
 
     with watching(control_plane, team.name) as (on_terminal, in_file):
         team.register()
@@ -90,6 +92,10 @@ def test_a_person_sees_and_steers_a_rollout(
     for _ in range(2):
         assert "is paused already" in plugin(control_plane, "pause", team.name).stderr
     eventually("what was said twice is one event", lambda: refusals(team) == [2])
+    # One pod of three, and by the servers' own counters 50 of 450 requests a second.
+    eventually("the achieved share is measured", lambda: team.status()["weight"] == {"desired": 30, "achieved": 11})
+    assert "30 % wanted, 11 % achieved" in plugin(control_plane, "get", team.name).stdout
+    assert "deadline" not in team.status()["step"]  # a person is waited for
     assert plugin(control_plane, "resume", team.name).returncode == 0
     assert "step 3 (pause until promoted) released" in plugin(control_plane, "promote", team.name).stdout
     assert plugin(control_plane, "status", team.name, "--wait", "--timeout", "60").returncode == 0

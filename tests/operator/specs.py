@@ -118,6 +118,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "volume without a name": (overlay(volumes=[{"emptyDir": {}}]), "spec.serving.template.spec.volumes[0].name"),
     "unknown backend": (with_spec(serving={"engine": {"backend": "tensorrt"}}), "spec.serving.engine.backend"),
+    "unknown dtype": (with_spec(serving={"engine": {"dtype": "float8"}}), "spec.serving.engine.dtype"),
+    "a dtype that the backend has not": (
+        with_spec(serving={"engine": {"backend": "onnx", "dtype": "bfloat16"}}),
+        "spec.serving.engine.dtype is not the backend's: onnx has float32 and int8",
+    ),
+    "a wait of the batcher": (
+        with_spec(serving={"engine": {"maxWait": "2ms"}}),
+        "spec.serving.engine.maxWait",
+    ),
     "a batch of no tokens": (
         with_spec(serving={"engine": {"maxBatchTokens": 0}}),
         "spec.serving.engine.maxBatchTokens",

@@ -104,6 +104,14 @@ async def test_an_operator_that_was_away_ends_with_the_evidence_of_one_that_was_
     assert (record.looks, record.outside) == (WINDOWS, 4)
 
 
+async def test_the_achieved_share_is_that_of_the_requests_that_the_servers_counted(stand_in: StandIn) -> None:
+    """One ready pod of four, and a tenth of the requests."""
+    stand_in.answer = answer
+    operator = Operator(stand_in, begun())
+    assert (await operator.look(AT)).achieved is None  # no window has ended: nothing is measured yet
+    assert (await operator.look(after(1))).achieved == 10
+
+
 @pytest.mark.parametrize("killed_at", [1, 4, 6, 11])
 async def test_a_window_counts_once_wherever_the_operator_ends_and_whatever_it_had_stored(
     stand_in: StandIn, killed_at: int

@@ -40,13 +40,14 @@ def test_pods_and_the_verify_job_go_where_the_template_says() -> None:
 
 
 def test_a_runtime_that_verify_chose_is_pinned_in_the_pods_and_none_is_where_it_did_not() -> None:
-    def environment(backend: str) -> dict[str, str]:
-        pod = manifests.deployment(RELEASE, spec(), REVISION, 2, DEFAULTS, backend)["spec"]["template"]["spec"]
+    def environment(backend: str, dtype: str = "") -> dict[str, str]:
+        pod = manifests.deployment(RELEASE, spec(), REVISION, 2, DEFAULTS, backend, dtype)["spec"]["template"]["spec"]
         return {each["name"]: each.get("value", "") for each in pod["containers"][0]["env"]}
 
     assert environment("openvino")["SERINUS_BACKEND"] == "openvino"
     assert environment("openvino")["SERINUS_BACKEND_REASON"] == "verify chose it for revision abc"
-    assert "SERINUS_BACKEND" not in environment("")
+    assert environment("openvino", "bfloat16")["SERINUS_DTYPE"] == "bfloat16"
+    assert not {"SERINUS_BACKEND", "SERINUS_DTYPE"} & set(environment(""))
 
 
 def test_volumes_variables_and_claims_of_the_template_stand_beside_what_is_the_operators_own() -> None:
@@ -72,14 +73,18 @@ def test_volumes_variables_and_claims_of_the_template_stand_beside_what_is_the_o
 
 
 def test_the_engine_is_what_the_spec_says_and_makes_another_revision() -> None:
-    plain, engine = spec(), Engine("openvino", 8192)
+    plain, engine = spec(), Engine("openvino", 8192, dtype="float32")
     chosen = replace(plain, serving=replace(plain.serving, engine=engine))
     (server,) = manifests.deployment(RELEASE, chosen, REVISION, 2, DEFAULTS)["spec"]["template"]["spec"]["containers"]
     said = {each["name"]: each.get("value") for each in server["env"]}
     assert (said["SERINUS_BACKEND"], said["SERINUS_MAX_BATCH_TOKENS"]) == ("openvino", "8192")
+    assert said["SERINUS_DTYPE"] == "float32"
     assert "SERINUS_QUEUE_TOKENS" not in said
     resolved = Resolved("3", "digest", "space")
-    assert target_of(chosen.serving, resolved).revision != target_of(plain.serving, resolved).revision
+    without = replace(plain, serving=replace(plain.serving, engine=replace(engine, dtype=None)))
+    assert len({target_of(each.serving, resolved).revision for each in (chosen, plain, without)}) == 3
+    # What runs since before there was a dtype is the same revision with it: a field that is new rolls nothing.
+    assert target_of(without.serving, resolved).revision == "9907ced180"
 
 
 def test_a_directive_of_a_strategic_merge_is_refused_by_its_name() -> None:

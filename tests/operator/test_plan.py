@@ -14,6 +14,7 @@ from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout.actions import CreateDeployment, SyncRegistry
 from serinus_operator.rollout.model import Phase, Result
 from serinus_operator.rollout.observed import Command, Resolved, Unresolved
+from serinus_operator.rollout.plan import plan
 from serinus_operator.status_codec import decode, encode
 
 
@@ -73,6 +74,7 @@ def test_failed_gate_sends_all_traffic_back_to_stable_in_the_same_plan() -> None
     assert (world.status.stable.version, world.status.stable.ready) == ("1", 4)
     assert world.status.history[0].result is Result.ROLLED_BACK
     assert "latency" in world.status.history[0].reason
+    assert world.status.history[0].evidence == "latency Fail: 1 of 20, 500 requests"
     assert world.fewest_ready >= 4
     assert len(world.sides) == 1
 
@@ -215,6 +217,36 @@ def test_an_edit_of_the_pods_rolls_out_and_moves_nothing_in_the_registry() -> No
     assert world.registry == before
 
 
+def test_the_achieved_weight_is_the_measured_share_and_before_there_is_one_that_of_ready_pods() -> None:
+    world = challenged()
+    while world.status.weight.achieved == 0:
+        world.tick()
+    assert world.status.weight.achieved == 20  # one more ready pod than replicas: stable has not been lowered yet
+    measured = replace(world.analysis(), achieved=9)
+    weight = plan(world.spec, world.status, world.observed(), measured, world.now, "team/release").status.weight
+    assert (weight.desired, weight.achieved) == (25, 9)
+
+
+def test_a_step_says_until_when_it_waits_unless_for_a_person() -> None:
+    world = challenged()
+    seen = {}
+    while world.status.canary is not None or not seen:
+        world.tick()
+        if world.status.step is not None:
+            seen[world.status.step_label] = world.status.step
+    step = seen["3/6 analysis 1m"]
+    assert step.deadline == step.started_at + timedelta(minutes=31)
+    step = seen["5/6 pause 1m"]
+    assert step.deadline == step.started_at + timedelta(minutes=1)
+    step = seen["6/6 setWeight 100"]
+    assert step.deadline == step.progressed_at + timedelta(minutes=10)
+    world.resolution = Resolved("3", "digest-3", "space-3")
+    world.spec = spec(paused=True)
+    world.run(2)
+    assert world.status.step is not None
+    assert world.status.step.deadline is None
+
+
 def test_scaling_in_the_middle_keeps_the_ratio() -> None:
     world = challenged()
     world.verdict = Verdict.INCONCLUSIVE
@@ -338,14 +370,15 @@ def test_the_runtime_that_verify_chose_is_every_pods_and_stays_with_the_revision
     while not (world.status.canary and world.status.canary.verified):
         for revision, job in world.jobs.items():
             if job.report is not None:
-                world.jobs[revision] = replace(job, report=replace(job.report, backend="openvino"))
+                world.jobs[revision] = replace(job, report=replace(job.report, backend="openvino", dtype="bfloat16"))
         world.tick()
     verified = world.status.canary.revision
     plans = [world.tick() for _ in range(80)]
     assert world.status.stable is not None
-    assert (world.status.stable.revision, world.status.stable.backend) == (verified, "openvino")
+    stable = world.status.stable
+    assert (stable.revision, stable.backend, stable.dtype) == (verified, "openvino", "bfloat16")
     created = [action for plan in plans for action in plan.actions if isinstance(action, CreateDeployment)]
-    assert [action.backend for action in created] == ["openvino"]
+    assert [(action.backend, action.dtype) for action in created] == [("openvino", "bfloat16")]
 
 
 def test_what_verify_measured_of_confidence_is_kept_for_the_gates() -> None:

@@ -7,15 +7,21 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pytest
 import yaml
+from tests.operator.specs import with_spec
 from tests.operator.world import defaulted
 
 from serinus_contract import names
+from serinus_operator.cli.schema import refusals
 from serinus_operator.rollout.model import Status
 from serinus_operator.spec_parser import parse_spec
+from serinus_server.encoders.choice import AnyDtype, Backend, runtime_of
+from serinus_server.errors import ModelUnavailable
 
 CRD = yaml.safe_load((Path(__file__).parents[2] / "crds" / "modelreleases.yaml").read_text())
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
@@ -135,6 +141,19 @@ def test_a_user_cannot_set_what_the_operator_tells_its_servers() -> None:
     pod = SCHEMA["spec"]["properties"]["serving"]["properties"]["template"]["properties"]["spec"]
     (rule,) = (each for each in pod["x-kubernetes-validations"] if "c.env.all" in each["rule"])
     assert set(re.findall(r"'([A-Z_]+)'", rule["rule"])) == environment
+
+
+@pytest.mark.parametrize(("backend", "dtype"), [*product(get_args(Backend), get_args(AnyDtype))])
+def test_the_schema_knows_which_runtime_multiplies_what(backend: Backend, dtype: AnyDtype) -> None:
+    refused = refusals(with_spec(serving={"engine": {"backend": backend, "dtype": dtype}}))
+    if backend == "auto":
+        assert refused == []
+        return
+    try:
+        runtime_of(backend, dtype)
+        assert refused == []
+    except ModelUnavailable:
+        assert refused, f"the server has no {dtype} for {backend}"
 
 
 def test_printer_columns_show_fields_that_exist() -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from serinus_contract import manifest as contract
 from serinus_contract.manifest import Manifest
-from serinus_server.encoders import Encoder, Vectors
-from serinus_server.encoders.choice import Backend, choose, load_encoder
-from serinus_server.encoders.cores import cores
+from serinus_server.encoders import Encoder, Vectors, openvino
+from serinus_server.encoders.choice import Backend, choose, load_encoder, runtime_of
+from serinus_server.encoders.cores import cores, cpu_flags
 from serinus_server.errors import ModelUnavailable
 from serinus_server.neighbourhood import lowest_cosine, nearest, overlap
 from serinus_server.package import read_manifest, read_reference
@@ -47,7 +47,8 @@ for mode in ("cls", "lasttoken"):
     pooled[mode] = model.encode(texts[:60], show_progress_bar=False)
     manifest = dataclasses.replace(read_manifest(packaged), pooling=mode)
     pooled["torch-" + mode] = encode(TorchEncoder(packaged, manifest, 0), ids[:60], 20)
-np.savez(sys.argv[3], **pooled, expected=expected, torch=encode(torch, ids, 32), shaped=encode(shaped, ids[:80], 5))
+half = encode(TorchEncoder(packaged, read_manifest(packaged), 0, dtype="bfloat16"), ids[:60], 20)
+np.savez(sys.argv[3], **pooled, half=half, expected=expected, torch=encode(torch, ids, 32), shaped=encode(shaped, ids[:80], 5))
 """
 
 
@@ -149,17 +150,53 @@ def test_lanes_and_tokenizers_may_be_used_from_many_threads_at_once(
     assert wrong == []
 
 
+def chosen(packaged: Path, backend: Backend, **extra: Any) -> Any:
+    reference, manifest = read_reference(packaged), read_manifest(packaged)
+    least = extra.pop("least_cosine", 0.999)
+    return choose(backend, packaged, manifest, 1, reference=reference, least_cosine=least, tell=print, **extra)
+
+
+@pytest.mark.model
+def test_bfloat16_of_torch_keeps_what_verify_asks_for(expected: dict[str, Vectors]) -> None:
+    assert lowest_cosine(expected["half"], expected["expected"][:60]) >= 0.999
+
+
+@pytest.mark.model
+def test_a_dtype_that_was_asked_for_is_what_encodes(packaged: Path) -> None:
+    for backend, dtype, runs in (
+        ("onnx", "int8", "onnx-int8"),
+        ("openvino", "float32", "openvino"),
+        ("auto", "int8", "onnx-int8"),
+    ):
+        encoder = load_encoder(backend, packaged, read_manifest(packaged), 1, dtype)  # type: ignore[arg-type]
+        assert (encoder.backend, encoder.dtype) == (runs, dtype)
+    found = chosen(packaged, "auto", in_cluster=False, dtype="float32")
+    assert (set(found.measured), found.encoder.dtype) == ({"onnx", "openvino"}, "float32")
+    assert chosen(packaged, "auto", in_cluster=False, dtype="int8").encoder.dtype == "int8"
+
+
+@pytest.mark.model
+def test_bfloat16_is_what_the_cpu_multiplies_or_refused(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO itself would take float32 without a word."""
+    if openvino.BF16_FLAGS & cpu_flags():
+        assert chosen(packaged, "auto", in_cluster=True, dtype="bfloat16").encoder.backend == "openvino"
+    monkeypatch.setattr(openvino, "cpu_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(ModelUnavailable, match="bfloat16 needs a CPU with one of"):
+        load_encoder("openvino", packaged, read_manifest(packaged), 1, "bfloat16")
+    assert load_encoder("openvino", packaged, read_manifest(packaged), 1).dtype == "float32"
+
+
+def test_a_dtype_that_a_runtime_has_not_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(ModelUnavailable, match="backend onnx has no dtype bfloat16, but float32"):
+        runtime_of("onnx", "bfloat16")
+
+
 @pytest.mark.model
 def test_in_a_cluster_nothing_is_measured(packaged: Path) -> None:
-    def chosen(backend: Backend, **extra: Any) -> Any:
-        reference, manifest = read_reference(packaged), read_manifest(packaged)
-        least = extra.pop("least_cosine", 0.999)
-        return choose(backend, packaged, manifest, 1, reference=reference, least_cosine=least, tell=print, **extra)
-
-    assert chosen("auto", in_cluster=True).measured == {}
-    assert chosen("onnx-int8", in_cluster=True).encoder.backend == "onnx-int8"
+    assert chosen(packaged, "auto", in_cluster=True).measured == {}
+    assert chosen(packaged, "onnx-int8", in_cluster=True).encoder.backend == "onnx-int8"
     with pytest.raises(ModelUnavailable, match=r"no runtime keeps cosine 1\.1"):
-        chosen("auto", in_cluster=False, least_cosine=1.1)
+        chosen(packaged, "auto", in_cluster=False, least_cosine=1.1)
 
 
 def test_a_package_without_an_int8_export_says_what_to_do(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from starlette.types import ASGIApp
 
 from serinus_server.batching import Batcher
-from serinus_server.encoders import TokenIds, Vectors
+from serinus_server.encoders import Dtype, TokenIds, Vectors
 from serinus_server.telemetry import Telemetry
 
 LIMIT = 64
@@ -30,6 +30,7 @@ class ToyEncoder:
 
     dim = 4
     backend = "toy"
+    dtype: Dtype = "float32"
     vocabulary = 0x11_0000
 
     def __init__(self, lanes: int = 2) -> None:

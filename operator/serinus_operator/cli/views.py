@@ -99,7 +99,7 @@ def overview(releases: Sequence[JSON]) -> Table:
 
 def history(release: JSON) -> Table:
     """What was rolled out, newest first."""
-    table = Table("ENDED", "VERSION", "REVISION", "RESULT", "TOOK", "REASON", box=None, pad_edge=False)
+    table = Table("ENDED", "VERSION", "REVISION", "RESULT", "TOOK", "EVIDENCE", "REASON", box=None, pad_edge=False)
     for entry in (release.get("status") or {}).get("history") or []:
         took = datetime.fromisoformat(entry["endedAt"]) - datetime.fromisoformat(entry["startedAt"])
         table.add_row(
@@ -108,6 +108,7 @@ def history(release: JSON) -> Table:
             entry["revision"],
             _coloured(entry["result"]),
             f"{took.total_seconds():.0f} s",
+            entry.get("evidence", ""),
             entry["reason"],
         )
     return table

@@ -47,6 +47,7 @@ class CreateDeployment:
     revision: Target
     replicas: int
     backend: str = ""  # that verify chose
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class Revision:
     space: str
     ready: int = 0
     backend: str = ""  # the runtime that verify chose for all of its pods; empty: each pod's rule
+    dtype: str = ""  # and the numbers that it multiplies
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Canary:
     verified: bool = False
     confidence_odds_ratio: float | None = None  # as verify measured it
     backend: str = ""
+    dtype: str = ""
     paused: bool = False  # by a person's command
     ending: Result | None = None
     reason: str = ""
@@ -97,6 +99,7 @@ class Former:
     warm_until: datetime
     bake_until: datetime
     backend: str = ""
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Retained:
     seen_until: datetime
     told: bool = False  # a person was told that this takes long
     backend: str = ""
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,10 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """Where the rollout stands. `progressed_at` moves whenever a pod becomes ready; the progress deadline counts from it."""
+    """Where the rollout stands. `progressed_at` moves whenever a pod becomes ready; the progress deadline counts from it.
+
+    `deadline` is until when the machine waits here; None where it waits for a person.
+    """
 
     index: int
     hash: str
@@ -135,6 +142,7 @@ class StepState:
     progressed_at: datetime
     ready: int = 0
     released: bool = False
+    deadline: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +155,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One rollout that ended."""
+    """One rollout that ended. `evidence` is what each gate had when it did."""
 
     version: ModelVersion
     revision: str
@@ -157,6 +165,7 @@ class HistoryEntry:
     ended_at: datetime
     digest: str = ""
     space: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,4 +180,4 @@ def _ask(draft: Draft, revision: Revision | Canary, replicas: int) -> None:
             draft.do(Scale(revision.revision, replicas))
     elif replicas > 0:
         target = Target(revision.revision, revision.version, revision.digest, revision.space)
-        draft.do(CreateDeployment(target, replicas, revision.backend))
+        draft.do(CreateDeployment(target, replicas, revision.backend, revision.dtype))

@@ -22,7 +22,9 @@ def promote(draft: Draft) -> None:
     retention.keep(draft, previous, canary)
     former = _kept(draft, previous)
     draft.update(
-        stable=Revision(canary.revision, canary.version, canary.digest, canary.space, backend=canary.backend),
+        stable=Revision(
+            canary.revision, canary.version, canary.digest, canary.space, backend=canary.backend, dtype=canary.dtype
+        ),
         canary=None,
         former=former,
         capacity=Capacity(),
@@ -39,8 +41,9 @@ def _kept(draft: Draft, previous: Revision | None) -> Former | None:
         return None
     warm_until, bake_until = draft.now + strategy.scale_down_delay, draft.now + strategy.bake
     return Former(
-        previous.revision, previous.version, previous.digest, previous.space, warm_until, bake_until, previous.backend
-    )
+        previous.revision, previous.version, previous.digest, previous.space, warm_until, bake_until,
+        previous.backend, previous.dtype,
+    )  # fmt: skip
 
 
 def watch_bake(draft: Draft, former: Former) -> None:
@@ -69,10 +72,13 @@ def demote(draft: Draft, former: Former, result: Result, reason: str) -> None:
     registry_moves.behaved(draft)
     canary = Canary(
         current.revision, current.version, current.digest, current.space,
-        started_at=draft.now, ready=current.ready, verified=True, backend=current.backend, ending=result, reason=reason,
+        started_at=draft.now, ready=current.ready, verified=True, backend=current.backend, dtype=current.dtype,
+        ending=result, reason=reason,
     )  # fmt: skip
     draft.update(
-        stable=Revision(former.revision, former.version, former.digest, former.space, backend=former.backend),
+        stable=Revision(
+            former.revision, former.version, former.digest, former.space, backend=former.backend, dtype=former.dtype
+        ),
         canary=canary,
         former=None,
         evidence=None,
@@ -89,7 +95,11 @@ def demote(draft: Draft, former: Former, result: Result, reason: str) -> None:
 
 def remember(draft: Draft, canary: Canary, result: Result, reason: str) -> None:
     """The rollout is history."""
-    entry = HistoryEntry(
-        canary.version, canary.revision, result, reason, canary.started_at, draft.now, canary.digest, canary.space
+    evidence = "; ".join(
+        f"{gate.name} {gate.verdict}: {gate.evidence:.3g} of {gate.needed:.3g}, {gate.requests} requests"
+        for gate in draft.status.gates
     )
+    entry = HistoryEntry(
+        canary.version, canary.revision, result, reason, canary.started_at, draft.now, canary.digest, canary.space, evidence
+    )  # fmt: skip
     draft.update(history=(entry, *draft.status.history)[: draft.spec.history])

@@ -66,6 +66,7 @@ def keep(draft: Draft, previous: Revision | None, promoted: Canary) -> None:
                 now,
                 now,
                 backend=previous.backend,
+                dtype=previous.dtype,
             ),
         )
     draft.update(retained=kept)
@@ -93,7 +94,7 @@ def watch(draft: Draft) -> None:
             draft.say("SpaceStillRetained", _sentence(found, retention, draft.now), warning=True)
         if workload is None and (draft.status.canary is None or draft.status.canary.revision != each.revision):
             again = Target(each.revision, each.version, each.digest, each.space)
-            draft.do(CreateDeployment(again, draft.spec.replicas, each.backend))
+            draft.do(CreateDeployment(again, draft.spec.replicas, each.backend, each.dtype))
         draft.look_again(draft.now + between_looks(retention))
         kept.append(found)
     draft.update(retained=tuple(kept))

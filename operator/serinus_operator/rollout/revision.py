@@ -26,7 +26,8 @@ def target_of(serving: Serving, resolved: Resolved) -> Target:
     if serving.template:  # left out where it is empty: a field that is new must not make new revisions of what runs
         chosen["template"] = serving.template
     if serving.engine != Engine():
-        chosen["engine"] = asdict(serving.engine)
+        engine = asdict(serving.engine)
+        chosen["engine"] = {name: value for name, value in engine.items() if name != "dtype" or value is not None}
     return Target(_hash(chosen), resolved.version, resolved.digest, resolved.space)
 
 

@@ -52,6 +52,21 @@ def waits_for_person(draft: Draft, step: Step) -> bool:
             return False
 
 
+def deadline(draft: Draft, step: Step) -> datetime | None:
+    """Until when the machine waits in this step; None where a person is waited for."""
+    if waits_for_person(draft, step):
+        return None
+    match step:
+        case Verify() | SetWeight():
+            return _state(draft).progressed_at + draft.spec.strategy.progress_deadline
+        case Pause(duration):
+            return None if duration is None else _state(draft).started_at + duration
+        case Analysis():
+            return _patience_ends(draft, step)
+        case _:
+            assert_never(step)
+
+
 def _verified(draft: Draft) -> bool:
     """The Job's verdict is stored first, then the Job deleted; the canary starts when it is gone, for it holds a canary's GPU."""
     canary = _canary(draft)
@@ -74,11 +89,10 @@ def _verified(draft: Draft) -> bool:
         elif not job.report.passed:
             end(draft, Result.ROLLED_BACK, f"verify: {job.report.reason}")
         else:
-            odds_ratio = job.report.measured.get(CONFIDENCE_ODDS_RATIO)
-            draft.update(
-                canary=replace(canary, verified=True, confidence_odds_ratio=odds_ratio, backend=job.report.backend)
-            )
-            draft.say("Verified", f"revision {canary.revision}: {job.report.reason}")
+            report, odds_ratio = job.report, job.report.measured.get(CONFIDENCE_ODDS_RATIO)
+            chosen = replace(canary, backend=report.backend, dtype=report.dtype)
+            draft.update(canary=replace(chosen, verified=True, confidence_odds_ratio=odds_ratio))
+            draft.say("Verified", f"revision {canary.revision}: {report.reason}")
             draft.look_again(draft.now)
         return False
     _watch_deadline(draft, "the verify Job has not finished")

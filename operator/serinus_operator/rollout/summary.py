@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from serinus_contract.names import RELEASE_LABEL
 from serinus_operator.gates.judge import Verdict, overall
@@ -13,7 +14,7 @@ from serinus_operator.rollout.model import Canary, Condition, Phase
 from serinus_operator.rollout.movement import problem_of
 from serinus_operator.rollout.observed import Unresolved
 from serinus_operator.rollout.spaces import condition, explain, refused
-from serinus_operator.rollout.steps import waits_for_person
+from serinus_operator.rollout.steps import deadline, waits_for_person
 
 
 def summarise(draft: Draft) -> None:
@@ -33,6 +34,8 @@ def summarise(draft: Draft) -> None:
     )
     ready = _ready(draft)
     paused = _paused(draft)
+    if draft.status.step is not None:
+        draft.update(step=replace(draft.status.step, deadline=_deadline(draft, paused=paused)))
     draft.update(message=_message(draft, ready=ready), phase=_phase(draft, ready=ready, paused=paused))
     draft.update(conditions=_conditions(draft, ready=ready, paused=paused))
     draft.update(
@@ -57,6 +60,15 @@ def _paused(draft: Draft) -> bool:
         return False
     steps = effective_steps(draft.spec.strategy.steps, first=draft.status.stable is None)
     return draft.spec.paused or canary.paused or waits_for_person(draft, steps[step.index])
+
+
+def _deadline(draft: Draft, *, paused: bool) -> datetime | None:
+    """Of the step that the rollout is in, while nothing holds it there."""
+    canary, step = draft.status.canary, draft.status.step
+    if canary is None or canary.ending is not None or step is None or paused or draft.spec.replicas == 0:
+        return None
+    steps = effective_steps(draft.spec.strategy.steps, first=draft.status.stable is None)
+    return deadline(draft, steps[step.index])
 
 
 def _phase(draft: Draft, *, ready: bool, paused: bool) -> Phase:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vectors: TypeAlias = NDArray[np.float32]
 TokenIds: TypeAlias = Sequence[int]
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class Encoder(Protocol):
@@ -17,6 +18,7 @@ class Encoder(Protocol):
 
     dim: int
     backend: str
+    dtype: Dtype  # of the numbers that are multiplied; vectors are float32 always
     lanes: int  # batches that may run at once, each in a thread of its own
     vocabulary: int  # token ids are below it
 

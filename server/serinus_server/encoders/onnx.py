@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from serinus_contract.manifest import ONNX_PATH, Manifest
-from serinus_server.encoders import TokenIds, Vectors
+from serinus_contract.manifest import ONNX_INT8_PATH, ONNX_PATH, Manifest
+from serinus_server.encoders import Dtype, TokenIds, Vectors
 from serinus_server.encoders.cores import cores
 from serinus_server.encoders.pooling import finish
 from serinus_server.encoders.tokens import Tokenizing, feeds
@@ -25,6 +25,7 @@ class OnnxEncoder:
         self, folder: Path, manifest: Manifest, threads: int, *, path: str = ONNX_PATH, backend: str = "onnx"
     ) -> None:
         self.dim, self.backend = manifest.dim, backend
+        self.dtype: Dtype = "int8" if path == ONNX_INT8_PATH else "float32"
         self._manifest = manifest
         self._tokenize = Tokenizing(folder, manifest)
         self.vocabulary = self._tokenize.vocabulary

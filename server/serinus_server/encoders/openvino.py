@@ -19,22 +19,31 @@ from openvino import properties
 from openvino.properties import hint
 
 from serinus_contract.manifest import ONNX_PATH, Manifest
-from serinus_server.encoders import TokenIds, Vectors
+from serinus_server.encoders import Dtype, TokenIds, Vectors
 from serinus_server.encoders.cores import cores, cpu_flags
 from serinus_server.encoders.pooling import finish
 from serinus_server.encoders.tokens import Tokenizing, feeds
+from serinus_server.errors import ModelUnavailable
 
 BF16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
 
 
 class OpenvinoEncoder:
-    """`precision` is bf16 or f32. `threads` 0 takes all cores that the process may use."""
+    """`dtype` is bfloat16 or float32; None takes bfloat16 where this CPU multiplies it. `threads` 0 takes all cores of the process.
+
+    Raises ModelUnavailable for a bfloat16 that the CPU has not: the runtime would take float32 without a word.
+    """
 
     backend = "openvino"
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, threads: int, dtype: Dtype | None = None) -> None:
         self.dim = manifest.dim
-        self.precision = "bf16" if BF16_FLAGS & cpu_flags() else "f32"
+        has_bfloat16 = bool(BF16_FLAGS & cpu_flags())
+        if dtype == "bfloat16" and not has_bfloat16:
+            raise ModelUnavailable(
+                f"dtype bfloat16 needs a CPU with one of {', '.join(sorted(BF16_FLAGS))}; this one has none"
+            )
+        self.dtype: Dtype = dtype or ("bfloat16" if has_bfloat16 else "float32")
         self._manifest = manifest
         self._tokenize = Tokenizing(folder, manifest)
         self.vocabulary = self._tokenize.vocabulary
@@ -67,7 +76,7 @@ class OpenvinoEncoder:
 
     def _compile(self, core: openvino.Core, model: openvino.Model, *, streams: int) -> openvino.CompiledModel:
         settings = {
-            hint.inference_precision: openvino.Type.bf16 if self.precision == "bf16" else openvino.Type.f32,
+            hint.inference_precision: openvino.Type.bf16 if self.dtype == "bfloat16" else openvino.Type.f32,
             hint.enable_cpu_pinning: False,  # a pod's cores are not its own to pin
             properties.num_streams: streams,
             properties.inference_num_threads: self.lanes,

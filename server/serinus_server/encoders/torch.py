@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,15 +19,19 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from serinus_contract.manifest import EMBEDDING, Manifest
-from serinus_server.encoders import TokenIds, Vectors
+from serinus_server.encoders import Dtype, TokenIds, Vectors
 from serinus_server.encoders.cores import cores
 from serinus_server.encoders.head import load_head
 from serinus_server.encoders.tokens import Tokenizing, pad
+from serinus_server.errors import ModelUnavailable
 
 _LENGTH_BUCKET: Final = 8  # lengths that tensor cores like, and few enough that the allocator's blocks are used again
 _MEMORY_SHARE: Final = 0.9
 _GRAPH_TEXTS: Final = (1, 8, 32, 128)
 _GRAPH_TOKENS: Final = (16, 32, 64, 128)
+_TORCH: Final[Mapping[Dtype, torch.dtype]] = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+}  # fmt: skip
 _WARM_UPS: Final = 3  # before a capture: libraries choose and initialise their kernels outside the graph
 
 log = logging.getLogger(__name__)
@@ -45,7 +49,7 @@ class Shape:
 
 
 class TorchEncoder:
-    """bf16 on GPUs that have it, else fp16; fp32 on CPUs. `threads` counts for CPUs only; 0 takes all cores.
+    """`dtype` None takes bfloat16 on GPUs that have it, else float16, and float32 on CPUs. `threads` 0 takes all cores; a GPU needs none.
 
     `shapes` prepares shapes on a CPU too, without graphs, to exercise that way; `random_weights` needs the configuration alone.
     """
@@ -59,6 +63,7 @@ class TorchEncoder:
         manifest: Manifest,
         threads: int,
         *,
+        dtype: Dtype | None = None,
         shapes: bool | None = None,
         random_weights: bool = False,
     ) -> None:
@@ -70,7 +75,9 @@ class TorchEncoder:
             torch.cuda.set_per_process_memory_fraction(_MEMORY_SHARE)
         else:
             torch.set_num_threads(cores(threads))
-        self._model = _network(folder, _dtype(self.device), random_weights).to(self.device).eval()
+        self.dtype: Dtype = dtype or _usual(self.device)
+        _require(self.dtype, self.device)
+        self._model = _network(folder, _TORCH[self.dtype], random_weights).to(self.device).eval()
         self._head = load_head(folder).to(self.device) if manifest.output == EMBEDDING else None
         self.vocabulary = int(self._model.config.vocab_size)
         self._limit = min(manifest.max_tokens, int(getattr(self._model.config, "max_position_embeddings", 1 << 20)))
@@ -182,7 +189,15 @@ def _network(folder: Path, dtype: torch.dtype, random_weights: bool) -> Any:
     )  # fmt: skip
 
 
-def _dtype(device: torch.device) -> torch.dtype:
+def _usual(device: torch.device) -> Dtype:
     if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def _require(dtype: Dtype, device: torch.device) -> None:
+    """Raises ModelUnavailable for numbers that the device does not multiply."""
+    if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ModelUnavailable("dtype bfloat16 is not among those of this GPU; float16 is")
+    if dtype == "float16" and device.type == "cpu":
+        raise ModelUnavailable("dtype float16 needs a GPU, and this pod has none; CPUs have float32 and bfloat16")
