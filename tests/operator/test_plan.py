@@ -227,26 +227,6 @@ def test_the_achieved_weight_is_the_measured_share_and_before_there_is_one_that_
     assert (weight.desired, weight.achieved) == (25, 9)
 
 
-def test_a_step_says_until_when_it_waits_unless_for_a_person() -> None:
-    world = challenged()
-    seen = {}
-    while world.status.canary is not None or not seen:
-        world.tick()
-        if world.status.step is not None:
-            seen[world.status.step_label] = world.status.step
-    step = seen["3/6 analysis 1m"]
-    assert step.deadline == step.started_at + timedelta(minutes=31)
-    step = seen["5/6 pause 1m"]
-    assert step.deadline == step.started_at + timedelta(minutes=1)
-    step = seen["6/6 setWeight 100"]
-    assert step.deadline == step.progressed_at + timedelta(minutes=10)
-    world.resolution = Resolved("3", "digest-3", "space-3")
-    world.spec = spec(paused=True)
-    world.run(2)
-    assert world.status.step is not None
-    assert world.status.step.deadline is None
-
-
 def test_scaling_in_the_middle_keeps_the_ratio() -> None:
     world = challenged()
     world.verdict = Verdict.INCONCLUSIVE

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout import registry_moves, retention
 from serinus_operator.rollout.draft import Draft
 from serinus_operator.rollout.model import Canary, Capacity, Former, HistoryEntry, Result, Revision, Weight
+
+_MOST_EVIDENCE: Final = 500  # characters in an entry of history, of which there may be a hundred
 
 
 def promote(draft: Draft) -> None:
@@ -98,7 +101,7 @@ def remember(draft: Draft, canary: Canary, result: Result, reason: str) -> None:
     evidence = "; ".join(
         f"{gate.name} {gate.verdict}: {gate.evidence:.3g} of {gate.needed:.3g}, {gate.requests} requests"
         for gate in draft.status.gates
-    )
+    )[:_MOST_EVIDENCE]
     entry = HistoryEntry(
         canary.version, canary.revision, result, reason, canary.started_at, draft.now, canary.digest, canary.space, evidence
     )  # fmt: skip
