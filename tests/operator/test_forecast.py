@@ -33,8 +33,18 @@ from serinus_operator.spec import (
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modelrelease.yaml"
 
 
-def example(replicas: int = 4) -> Spec:
-    return replace(read_spec(EXAMPLE), replicas=replicas)
+def example(*, interval: timedelta = timedelta(seconds=10)) -> Spec:
+    """The example. Each window is judged as it would be: longer ones are fewer, where their length is not what is tested."""
+    chosen = read_spec(EXAMPLE)
+    return replace(chosen, analysis=replace(chosen.analysis, interval=interval))
+
+
+@pytest.fixture
+def coarse(tmp_path: Path) -> str:
+    """The example's file with windows of a minute."""
+    path = tmp_path / "coarse.yaml"
+    path.write_text(EXAMPLE.read_text().replace("interval: 10s", "interval: 1m"))
+    return str(path)
 
 
 def test_enough_traffic_gives_no_problem_and_few_wrong_decisions() -> None:
@@ -66,17 +76,17 @@ def test_a_gateway_gives_every_weight() -> None:
 
 
 def test_too_little_traffic_is_a_problem_and_the_time_it_would_need_is_said() -> None:
-    found = forecast(example(), Traffic(2), errors=0.01, trials=10)
+    found = forecast(example(interval=timedelta(minutes=1)), Traffic(2), errors=0.01, trials=10)
     problem = next(each for each in found.problems if each.startswith("analysis 1m: needs"))
     told = re.fullmatch(r"analysis 1m: needs (\S+) at 2 requests/s, and is given 31m; more weight, .*", problem)
     assert told is not None
     assert timedelta(minutes=31) < parse_duration(told[1], "") < timedelta(hours=2)
-    hopeless = forecast(example(), Traffic(0.02), errors=0.01, trials=10)
-    assert "needs more than 2h46m40s at 0.02 requests/s" in hopeless.problems[0]
+    hopeless = forecast(example(interval=timedelta(minutes=1)), Traffic(0.02), errors=0.01, trials=3)
+    assert "needs more than 16h40m at 0.02 requests/s" in hopeless.problems[0]
 
 
 def test_each_step_tells_the_evidence_that_twice_the_errors_would_have_gathered() -> None:
-    found = forecast(example(), Traffic(30), errors=0.05, trials=10)
+    found = forecast(example(interval=timedelta(minutes=1)), Traffic(30), errors=0.05, trials=10)
     judged = [step for step in found.steps if step.evidence is not None]
     assert [step.label for step in judged] == ["analysis 1m", "analysis 1m"]
     shares = [step.found or 0.0 for step in judged]
@@ -132,8 +142,8 @@ def test_gates_that_cannot_be_simulated_are_said() -> None:
         forecast(replace(spec(), analysis=replace(spec().analysis, gates=())), Traffic(50), 0.01, 10)
 
 
-def test_the_command_prints_the_steps_and_exits_1_on_a_problem() -> None:
-    run = CliRunner().invoke(cli, ["plan", str(EXAMPLE), "--trials", "10", "--rate", "0.5"])
+def test_the_command_prints_the_steps_and_exits_1_on_a_problem(coarse: str) -> None:
+    run = CliRunner().invoke(cli, ["plan", coarse, "--trials", "10", "--rate", "0.5"])
     assert run.exit_code == 1
     assert "setWeight 25" in run.output
     assert "problem" in run.output
@@ -159,10 +169,10 @@ def rows(count: int, *, release: str = "a", every: float = 0.05) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_rate_latencies_and_confidence_come_from_a_prediction_log(tmp_path: Path) -> None:
+def test_rate_latencies_and_confidence_come_from_a_prediction_log(tmp_path: Path, coarse: str) -> None:
     log = tmp_path / "predictions.jsonl"
     log.write_text(rows(401) + rows(50, release="b"))
-    command = ["plan", str(EXAMPLE), "--trials", "10", "--release", "a", "--from-log"]
+    command = ["plan", coarse, "--trials", "10", "--release", "a", "--from-log"]
     for run in (
         CliRunner().invoke(cli, [*command, str(log)]),
         CliRunner().invoke(cli, [*command, f"jsonl:{log}"]),
