@@ -102,7 +102,7 @@ class Operator:
         self._view = view
         metrics = Metrics(self.cache, clock)
         settings = Settings("server:1", "IfNotPresent", {"default": RegistrySettings("http://mlflow")},
-                            "http://p", "off", (), "default", "me")  # fmt: skip
+                            "http://p", "off", (), "default", "me", max_concurrent_rollouts=play.limit)  # fmt: skip
         self.registries = RegistryWatch({"default": _Registry(play.mlflow)}, self.cache, 0.0, metrics)
         self.reconciler = Reconciler(
             Surroundings(self.kube, self.cache, self.registries, _Prometheus(play.measured), Queries("off"),
@@ -178,6 +178,7 @@ class Play:
     errors: list[str] = field(default_factory=list)
     blind: bool = False  # the watches show nothing now
     skew: timedelta = timedelta()  # of the operator's clock
+    limit: int = 0  # of rollouts at one time
     _blind_steps: int = 0
     _befallen: bool = False
 
