@@ -42,7 +42,7 @@ class Warm:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        reach = _in_child(lambda: _reach(session.items))
+        reach = _in_child(lambda: _reach(session.items, self._budget))
         self._orders.send(reach)
         while (mutant := self._orders.recv()) is not None:
             self._orders.send(forked(lambda mutant=mutant: self._judge(session.items, reach, mutant), self._budget))
@@ -126,7 +126,9 @@ def _in_child(measure: Callable[[], dict[str, Any]]) -> dict[str, Reach]:
     }
 
 
-def _reach(items: list[pytest.Item]) -> dict[str, Any]:
+def _reach(items: list[pytest.Item], budget_seconds: float) -> dict[str, Any]:
+    """Of every test that passes within the budget, which tracing doubles."""
+    signal.signal(signal.SIGALRM, _too_slow)
     modules = {str(file_of(module)): module for module in CORE}
     found: dict[str, Any] = {}
     for item, following in zip(items, [*items[1:], None], strict=True):
@@ -138,14 +140,20 @@ def _reach(items: list[pytest.Item]) -> dict[str, Any]:
                 called.add((module, frame.f_code.co_firstlineno))
 
         began = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, 2 * budget_seconds)
         sys.settrace(note)
         try:
             reports = runtestprotocol(item, nextitem=following, log=False)
         finally:
             sys.settrace(None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if not any(report.failed for report in reports):
             found[item.nodeid] = time.monotonic() - began, sorted(called)
     return found
+
+
+def _too_slow(*_: object) -> None:
+    raise TimeoutError
 
 
 def files(names: tuple[str, ...]) -> list[str]:

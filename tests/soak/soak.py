@@ -40,9 +40,9 @@ class Soak:
     def play(self, seconds: float, bad: Sequence[Bad] = BAD, most: int | None = None) -> Found:
         """Good and bad by turns, until the time is over or `most` were made; the last one begun is followed to its end."""
         self._stage.cluster.node.advertise(self._stage.cluster.plane, {"nvidia.com/gpu": GPUS})
-        self.rollouts.prepare()
-        self._began = time.monotonic()
         self.load.start()
+        self.rollouts.prepare()  # a rollout, too: the soak's pods ask for less
+        self._began = time.monotonic()
         self.faults.start()
         self.memory.start()
         over = threading.Event()
