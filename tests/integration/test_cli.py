@@ -140,7 +140,8 @@ def shown(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     showcase.apply(control_plane, now)
     with showcase.prometheus(control_plane, folder, now), browser.dashboard(control_plane, folder, "-A") as address:
         yield address
-    control_plane.kubectl("delete", "namespace", showcase.NAMESPACE, "--wait=false")
+    gone = control_plane.kubectl("delete", "namespace", showcase.NAMESPACE, "--timeout=50s")
+    assert gone.returncode == 0, gone.stderr  # else the next test's operator finds releases in it that it cannot serve
 
 
 def press(page: Page, verb: str) -> None:
