@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--draw", type=int, help="so many mutants of all, drawn at random (seed 0)")
     parser.add_argument("--seconds", type=float, default=1e9, help="draw no more after this time")
     parser.add_argument(
-        "--budget", type=float, default=10.0, help="seconds of tests for each mutant (default %(default)s)"
+        "--budget", type=float, default=10.0, help="processor seconds of tests for each mutant (default %(default)s)"
     )
     parser.add_argument("--least", type=float, default=90.0)
     arguments = parser.parse_args()

@@ -23,12 +23,13 @@ from tests.mutation.mutants import CORE, Mutant, file_of
 from tests.mutation.swapping import swapped
 
 KILLED, ALIVE, CANNOT = 0, 77, 78
-_FOREVER_SECONDS = 60  # beyond what its tests may take, a mutant never ends: killed, too
+_FOREVER_SECONDS = 20.0  # of processor time; beyond what its tests may take, a mutant never ends: killed, too
+_ASLEEP_SECONDS = 300  # of the clock: nor does one that waits
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What a test calls of the core, as module and line of the function, and how long it takes."""
+    """What a test calls of the core, as module and line of the function, and how much processor time it takes."""
 
     seconds: float
     functions: frozenset[tuple[str, int]]
@@ -52,9 +53,9 @@ class Warm:
         if not swapped(mutant):
             return CANNOT
         wanted = {name: at for at, name in enumerate(concerned(reach, mutant))}
-        ends_at = time.monotonic() + self._budget
+        ends_at = time.process_time() + self._budget
         for item in sorted((item for item in items if item.nodeid in wanted), key=lambda item: wanted[item.nodeid]):
-            if time.monotonic() + reach[item.nodeid].seconds > ends_at:
+            if time.process_time() + reach[item.nodeid].seconds > ends_at:
                 break
             if any(report.failed for report in runtestprotocol(item, nextitem=None, log=False)):
                 return KILLED
@@ -66,7 +67,7 @@ class Fresh:
 
     def __init__(self, wanted: list[str], budget_seconds: float) -> None:
         self._order = {name: at for at, name in enumerate(wanted)}
-        self._ends_at = time.monotonic() + budget_seconds
+        self._ends_at = time.process_time() + budget_seconds
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = sorted(
@@ -74,7 +75,7 @@ class Fresh:
         )
 
     def pytest_runtest_logfinish(self) -> None:
-        if time.monotonic() > self._ends_at:
+        if time.process_time() > self._ends_at:
             os._exit(ALIVE)
 
 
@@ -92,7 +93,8 @@ def forked(judge: Callable[[], int], budget_seconds: float) -> int:
     """What `judge` returns in a child; KILLED when the child dies otherwise."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(int(budget_seconds) + _FOREVER_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, budget_seconds + _FOREVER_SECONDS)
+        signal.alarm(_ASLEEP_SECONDS)
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -128,7 +130,7 @@ def _in_child(measure: Callable[[], dict[str, Any]]) -> dict[str, Reach]:
 
 def _reach(items: list[pytest.Item], budget_seconds: float) -> dict[str, Any]:
     """Of every test that passes within the budget, which tracing doubles."""
-    signal.signal(signal.SIGALRM, _too_slow)
+    signal.signal(signal.SIGPROF, _too_slow)
     modules = {str(file_of(module)): module for module in CORE}
     found: dict[str, Any] = {}
     for item, following in zip(items, [*items[1:], None], strict=True):
@@ -139,16 +141,16 @@ def _reach(items: list[pytest.Item], budget_seconds: float) -> dict[str, Any]:
             if module is not None and not frame.f_code.co_name.startswith("<"):
                 called.add((module, frame.f_code.co_firstlineno))
 
-        began = time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, 2 * budget_seconds)
+        began = time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, 2 * budget_seconds)
         sys.settrace(note)
         try:
             reports = runtestprotocol(item, nextitem=following, log=False)
         finally:
             sys.settrace(None)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if not any(report.failed for report in reports):
-            found[item.nodeid] = time.monotonic() - began, sorted(called)
+            found[item.nodeid] = time.process_time() - began, sorted(called)
     return found
 
 

@@ -87,6 +87,18 @@ def test_a_window_counts_once() -> None:
     assert judge(spec, once, window(1, served(50)), "s") is once
 
 
+def test_a_window_that_ends_before_the_last_one_counts_no_more() -> None:
+    spec = analysis(LATENCY, ERRORS)
+    later = run(spec, [window(2, served(50))])
+    assert judge(spec, later, window(1, served(50)), "s") is later
+
+
+@pytest.mark.parametrize(("first", "added"), [(LATENCY, ERRORS), (ERRORS, LATENCY)])
+def test_gate_that_is_added_says_nothing_of_lost_evidence(first: Gate, added: Gate) -> None:
+    evidence = judge(analysis(first, added), run(analysis(first), [window(1, served(50))]), window(2, served(50)), "s")
+    assert [gate.note for gate in evidence.gates] == ["", ""]
+
+
 def test_an_edited_limit_starts_its_evidence_again() -> None:
     slow = [window(i, served(50, mean_ms=400)) for i in range(1, 9)]
     evidence = run(analysis(LATENCY), slow)

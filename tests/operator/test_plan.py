@@ -41,6 +41,23 @@ def test_good_version_walks_the_weights_and_is_promoted() -> None:
     assert world.fewest_ready >= 4
 
 
+def test_registry_names_the_canary_from_its_first_weight_on() -> None:
+    world = challenged()
+    while world.status.weight.desired == 0:
+        assert "canary" not in world.registry.aliases
+        world.tick()
+    world.tick()
+    assert world.status.weight.desired == 25
+    assert (world.registry.aliases["canary"], world.registry.stages["2"]) == ("2", "Staging")
+
+
+def test_before_requests_are_counted_the_achieved_weight_is_that_of_ready_pods() -> None:
+    world = World(spec=spec(replicas=10, strategy={"steps": [{"setWeight": 80}, {"pause": {}}]})).run(20)
+    world.resolution = Resolved("2", "digest-2", "space-2")
+    world.run(60)
+    assert (world.status.weight.desired, world.status.weight.achieved) == (80, 80)
+
+
 def test_at_rest_nothing_is_done_and_the_status_does_not_change() -> None:
     world = released()
     decided = world.decide()

@@ -56,6 +56,17 @@ def test_where_the_floor_lets_nothing_go_the_reason_names_it(replicas: int) -> N
     assert world.fewest_ready >= replicas
 
 
+def test_shortage_is_borne_for_thirty_seconds() -> None:
+    world = on(3, 3)
+    while not world.short_since:
+        world.tick()
+    (since,) = world.short_since.values()
+    while not (world.status.target and world.status.target.rejected):
+        decided_at = world.now
+        world.tick()
+    assert (decided_at - since).total_seconds() == 30
+
+
 def test_swap_frees_a_place_for_the_verify_job_first() -> None:
     world = on(4, 4, surge="Swap", capacityFloor="75%")
     while not any(job.report for job in world.jobs.values()):
