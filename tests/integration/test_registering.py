@@ -22,6 +22,7 @@ from tests.integration.team import MlflowClient
 from tests.server.conftest import in_process_with_torch, start, stop
 
 from serinus_contract import manifest as contract
+from serinus_server.errors import ModelUnavailable
 from serinus_server.loading import fetch
 from serinus_server.package import read_reference
 
@@ -136,17 +137,22 @@ def _on_the_command_line(arguments: list[str]) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("uri", "sentence"),
     [
-        ("models:/nobody/1", "nobody"),
         ("models:/embedder@nobody", "nobody"),
         ("neither", "neither a folder nor models:/"),
+        ("models:/embedder/Staging", "stage Staging"),
     ],
 )
-def test_an_unknown_model_is_one_sentence_and_exit_status_2(
-    mlflow_server: str, tmp_path: Path, uri: str, sentence: str
+def test_a_model_that_is_not_there_is_named(
+    mlflow_server: str, registered: list[str], tmp_path: Path, uri: str, sentence: str
 ) -> None:
+    with pytest.raises(ModelUnavailable, match=sentence):
+        fetch(uri, mlflow_server, tmp_path)
+
+
+def test_an_unknown_model_is_one_sentence_and_exit_status_2(mlflow_server: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,
-        "MLFLOW_MODEL_URI": uri,
+        "MLFLOW_MODEL_URI": "models:/nobody/1",
         "MLFLOW_TRACKING_URI": mlflow_server,
         "SERINUS_MODEL_DIR": str(tmp_path),
     }
@@ -154,5 +160,5 @@ def test_an_unknown_model_is_one_sentence_and_exit_status_2(
         [sys.executable, "-m", "serinus_server", "serve"], env=environment, capture_output=True, text=True, timeout=90
     )
     assert run.returncode == 2
-    assert sentence in run.stderr
+    assert "nobody" in run.stderr
     assert "Traceback" not in run.stderr
