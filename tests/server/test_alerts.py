@@ -158,6 +158,6 @@ def test_every_metric_that_is_asked_for_is_exported(exported: set[str]) -> None:
 def test_every_metric_that_is_exported_is_in_the_reference(exported: set[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(serinus_\w+)`", page))
-    ours = {name for name in exported if name.startswith("serinus_")}
-    families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in ours}
+    ours = {name for name in exported if name.startswith("serinus_") and not name.endswith("_created")}
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in ours}
     assert families - named == set()
