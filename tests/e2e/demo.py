@@ -70,11 +70,13 @@ class Demo:
             finetuned = trainer.submit(self._made_ready, "finetune.py", "version 2: fine-tuned for a few steps")
             damaged = trainer.submit(self._made_ready, "damage.py", "version 3: noise on every weight matrix")
             self.first_version()
-            finetuned.result(_TRAINING_SECONDS)
+            with heartbeat("version 2 is in the making"):
+                finetuned.result(_TRAINING_SECONDS)
             self.traffic.start()
             try:
                 self.second_version()
-                damaged.result(_TRAINING_SECONDS)
+                with heartbeat("version 3 is in the making"):
+                    damaged.result(_TRAINING_SECONDS)
                 self.damaged_version()
                 self.starved_revision()
             finally:

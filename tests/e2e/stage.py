@@ -76,7 +76,8 @@ class Stage:
             self._clear()
             self.uninstall()
         else:
-            self.cluster.down()
+            with heartbeat("stopping the cluster"):
+                self.cluster.down()
 
     def _clear(self) -> None:
         """Takes away what an earlier demo left in a kept cluster: every release with what it owns, and the registry."""
