@@ -16,6 +16,8 @@ from serinus_operator.spec import (
     Gate,
     InconclusiveAction,
     LatencyGate,
+    PromQLGate,
+    RestartsGate,
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,6 +81,24 @@ def test_missing_data_is_neither_success_nor_failure() -> None:
 def test_few_requests_are_inconclusive() -> None:
     spec = analysis(LATENCY)
     assert verdicts(spec, run(spec, [window(1, served(50))]))[0].verdict is Verdict.INCONCLUSIVE
+
+
+def test_canary_over_its_limit_does_not_pass_while_the_evidence_is_thin() -> None:
+    spec = analysis(LATENCY)
+    verdict = verdicts(spec, run(spec, [window(i, served(50, mean_ms=121), served(400)) for i in range(1, 7)]))[0]
+    assert verdict.verdict is Verdict.INCONCLUSIVE
+    assert verdict.message.endswith("over the limit, evidence still thin")
+
+
+def test_gates_that_count_no_requests_say_so() -> None:
+    query, restarts = (
+        Gate("mine", PromQLGate("up", 0.0, None), dry_run=False),
+        Gate("restarts", RestartsGate(), dry_run=False),
+    )
+    lacking = Gate("confidence", ConfidenceGate(0.75, only_with_reference=True), dry_run=False)
+    spec = analysis(query, restarts, lacking)
+    windows = [window(i, Counters(50, 0, 1.0, 50)) for i in range(1, 7)]
+    assert [verdict.requests for verdict in verdicts(spec, run(spec, windows))] == [0, 0, 0]
 
 
 def test_a_window_counts_once() -> None:

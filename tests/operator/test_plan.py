@@ -11,7 +11,7 @@ from tests.operator.world import World, challenged, released, spec
 from serinus_contract.verification import CONFIDENCE_ODDS_RATIO
 from serinus_operator.durations import format_duration, parse_duration
 from serinus_operator.gates.judge import Verdict
-from serinus_operator.rollout.actions import CreateDeployment, SyncRegistry
+from serinus_operator.rollout.actions import CreateDeployment, DeleteVerifyJob, SyncRegistry
 from serinus_operator.rollout.model import Phase, Result
 from serinus_operator.rollout.observed import Command, Resolved, Unresolved
 from serinus_operator.rollout.plan import plan
@@ -56,6 +56,17 @@ def test_before_requests_are_counted_the_achieved_weight_is_that_of_ready_pods()
     world.resolution = Resolved("2", "digest-2", "space-2")
     world.run(60)
     assert (world.status.weight.desired, world.status.weight.achieved) == (80, 80)
+
+
+def test_verify_job_goes_only_after_its_verdict_is_stored() -> None:
+    world, deletions = challenged(), 0
+    while world.status.weight.desired == 0:
+        before = world.status.canary
+        if any(isinstance(action, DeleteVerifyJob) for action in world.tick().actions):
+            deletions += 1
+            assert before is not None
+            assert before.verified
+    assert deletions == 1
 
 
 def test_at_rest_nothing_is_done_and_the_status_does_not_change() -> None:

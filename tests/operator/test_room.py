@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from tests.operator.world import World, challenged, spec
+from tests.operator.world import START, World, challenged, spec
 
 from serinus_operator.gates.judge import Verdict
 from serinus_operator.rollout.model import Policy, Result
-from serinus_operator.rollout.observed import Resolved
+from serinus_operator.rollout.observed import Problem, Resolved
 
 POLICIES = ("Auto", "Surge", "Swap")
 
@@ -65,6 +65,22 @@ def test_shortage_is_borne_for_thirty_seconds() -> None:
         decided_at = world.now
         world.tick()
     assert (decided_at - since).total_seconds() == 30
+
+
+class Unpullable(World):
+    """No canary's image can be pulled, since the beginning of time."""
+
+    def problem(self, revision: str) -> Problem | None:
+        stable = self.status.stable
+        return Problem("ImagePull", "no such image", since=START) if stable and revision != stable.revision else None
+
+
+def test_what_is_no_lack_of_room_frees_none() -> None:
+    world = Unpullable(spec=spec(strategy={"capacityFloor": "50%"})).run(20)
+    world.resolution = Resolved("2", "digest-2", "space-2")
+    world.run(3)
+    assert world.status.canary is not None
+    assert world.status.capacity.policy is Policy.SURGE
 
 
 def test_swap_frees_a_place_for_the_verify_job_first() -> None:
