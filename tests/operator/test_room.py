@@ -1,5 +1,6 @@
 """Room for pods: surge while there is some, swap within the floor when there is none, and say what is missing when neither works."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -56,15 +57,29 @@ def test_where_the_floor_lets_nothing_go_the_reason_names_it(replicas: int) -> N
     assert world.fewest_ready >= replicas
 
 
-def test_shortage_is_borne_for_thirty_seconds() -> None:
+@pytest.mark.parametrize(("seconds", "borne"), [(1, 30), (7, 35)])
+def test_shortage_is_borne_for_thirty_seconds(seconds: int, borne: int) -> None:
     world = on(3, 3)
     while not world.short_since:
-        world.tick()
+        world.tick(seconds)
     (since,) = world.short_since.values()
+    assert world.decide().check_at == since + timedelta(seconds=30)
     while not (world.status.target and world.status.target.rejected):
         decided_at = world.now
-        world.tick()
-    assert (decided_at - since).total_seconds() == 30
+        world.tick(seconds)
+    assert (decided_at - since).total_seconds() == borne
+
+
+def test_swapping_is_said_once_and_with_it_that_nothing_is_free() -> None:
+    world = on(4, 4, capacityFloor="50%")
+    plans = [world.tick() for _ in range(100)]
+    said = [decided for decided in plans if any(event.reason == "Swapping" for event in decided.events)]
+    assert [decided.status.capacity.free for decided in said] == [0]
+
+
+def test_surge_never_swaps() -> None:
+    world = on(4, 4, surge="Surge", capacityFloor="50%").run(20)
+    assert world.status.capacity.policy is Policy.SURGE
 
 
 class Unpullable(World):
