@@ -59,7 +59,7 @@ def test_an_interrupt_ends_what_was_started(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from tests.cluster.binaries import run; run('it', sys.argv[2:], Path(sys.argv[1]))"
     log = tmp_path / "log"
     running = subprocess.Popen(
-        [sys.executable, "-c", code, log, "sh", "-c", "echo $$; exec sleep 60"],
+        ["env", "--default-signal=INT", sys.executable, "-c", code, log, "sh", "-c", "echo $$; exec sleep 60"],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
