@@ -6,6 +6,7 @@ Nothing is tried twice: a connection that is refused is a failed request, as it 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -13,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-import httpx
+import aiohttp
 
 _TIMEOUT_SECONDS = 30.0
+_KEPT_SECONDS = 5.0  # a connection without requests
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class Traffic:
 
     async def _run(self) -> None:
         began = due = time.monotonic()
-        async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS) as client, asyncio.TaskGroup() as tasks:
+        connector, timeout = (
+            aiohttp.TCPConnector(keepalive_timeout=_KEPT_SECONDS),
+            aiohttp.ClientTimeout(_TIMEOUT_SECONDS),
+        )
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client, asyncio.TaskGroup() as tasks:
             while not self._stop.is_set() and time.monotonic() - began < self.most_seconds:
                 tasks.create_task(self.send(client, self.sent))
                 self.sent += 1
@@ -70,23 +76,26 @@ class Traffic:
         """What is asked for."""
         return self.texts[number % len(self.texts)]
 
-    async def send(self, client: httpx.AsyncClient, number: int) -> None:
+    async def send(self, client: aiohttp.ClientSession, number: int) -> None:
         """One request, tried once."""
         failed = await self.ask(client, number)
         if failed is not None:
             self.failures.append(failed.told)
 
-    async def ask(self, client: httpx.AsyncClient, number: int) -> Failed | None:
+    async def ask(self, client: aiohttp.ClientSession, number: int) -> Failed | None:
         """One try; None when it got its vector."""
         headers = {} if number % 2 else {"connection": "close"}
         began = time.monotonic()
         try:
-            answer = await client.post(self.url, json={"inputs": self.text(number)}, headers=headers)
-        except httpx.HTTPError as error:
+            async with client.post(self.url, json={"inputs": self.text(number)}, headers=headers) as answer:
+                body = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
             return Failed(_told(number, error))
         version = answer.headers.get("x-model-version", "")
-        if answer.status_code != 200 or not answer.json()["embeddings"]:
-            told = f"request {number} at {datetime.now():%H:%M:%S}: {answer.status_code} {answer.text[:200]}"
+        if answer.status != 200 or not json.loads(body)["embeddings"]:
+            told = (
+                f"request {number} at {datetime.now():%H:%M:%S}: {answer.status} {body[:200].decode(errors='replace')}"
+            )
             return Failed(told, version)
         self.seconds.append(time.monotonic() - began)
         self.by_version[version] += 1

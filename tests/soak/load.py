@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-import httpx
+import aiohttp
 from tests.e2e.traffic import Traffic
 
 RETRY_AFTER_SECONDS = 3.0
@@ -36,7 +36,7 @@ class Load(Traffic):
         text = super().text(number)
         return text if number % _WORD_EVERY else f"{text} It is made of {WORD}."
 
-    async def send(self, client: httpx.AsyncClient, number: int) -> None:
+    async def send(self, client: aiohttp.ClientSession, number: int) -> None:
         began = time.monotonic()
         failed = await self.ask(client, number)
         if failed is None:
