@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[2]
 ACCOUNT = (
     "system:serviceaccount:default:serinus-operator"  # the chart's, so that its rules are what the operator may do
 )
+_INSTALLED = ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Lease")
 _PACKAGES = os.pathsep.join(str(ROOT / part) for part in ("operator", "contract"))
 REPLICAS = 10
 _MODELS = 100  # MLflow takes a second for each
@@ -223,7 +224,8 @@ def running(folder: Path, releases: int) -> Iterator[tuple[ControlPlane, str, Op
         nodes = max(2, releases // 50)
         gpus = releases * (REPLICAS * 3 // 2 + 2) // nodes + 1
         add_nodes(plane, [Node(f"node-{number}", gpus) for number in range(nodes)])
-        _permit(plane)
+        chart.install(plane, _INSTALLED)
+        wait_established(plane, "modelreleases.serinus.dev")
         plane.pki.issue("operator", f"/CN={ACCOUNT}")
         kubeconfig = plane.pki.kubeconfig(folder / "operator.kubeconfig", plane.url, "operator")
         with Metrics(plane).serve() as metrics:
@@ -255,17 +257,6 @@ def _image_settings() -> dict[str, str]:
     """How the image sets its allocator."""
     settings = (ROOT / "Dockerfile.operator").read_text().split()
     return dict(each.split("=", 1) for each in settings if each.startswith("MALLOC_"))
-
-
-def _permit(plane: ControlPlane) -> None:
-    """The chart's CRD, its rights and its Lease."""
-    kinds = ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Lease")
-    things = [each for each in chart.rendered(namespace="default") if each["kind"] in kinds]
-    installed = {"apiVersion": "v1", "kind": "List", "items": things}
-    applied = plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(installed))
-    if applied.returncode:
-        raise ClusterError(f"the chart was refused: {applied.stderr}")
-    wait_established(plane, "modelreleases.serinus.dev")
 
 
 def measure(arguments: argparse.Namespace, folder: Path, progress: Progress) -> dict[str, Cost]:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from tests.cluster import binaries
 from tests.cluster.binaries import ClusterError
+from tests.cluster.control_plane import ControlPlane
 
 CHART = Path(__file__).parents[2] / "charts" / "serinus"
 NAMESPACE = "serinus-system"
@@ -46,6 +47,15 @@ def rendered(
     if done.returncode != 0:
         raise ClusterError(done.stderr)
     return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def install(plane: ControlPlane, kinds: Collection[str]) -> None:
+    """Applies the chart's objects of these kinds in `default`, for an operator that runs beside the cluster. Raises ClusterError."""
+    things = [each for each in rendered(namespace="default") if each["kind"] in kinds]
+    installed = json.dumps({"apiVersion": "v1", "kind": "List", "items": things})
+    applied = plane.kubectl("apply", "--server-side", "-f", "-", stdin=installed)
+    if applied.returncode != 0:
+        raise ClusterError(f"the chart was refused: {applied.stderr}")
 
 
 def openapi(version: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Pods have no node here, so a thread plays the kubelet: it writes pod status, as 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,10 +43,7 @@ _INSTALLED = ("Lease", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """With what the chart installs beside the operator's own pod."""
     with ControlPlane(tmp_path_factory.mktemp("control-plane"), audited_user=OPERATOR) as plane:
-        things = [each for each in chart.rendered(namespace="default") if each["kind"] in _INSTALLED]
-        installed = {"apiVersion": "v1", "kind": "List", "items": things}
-        applied = plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(installed))
-        assert applied.returncode == 0, applied.stderr
+        chart.install(plane, _INSTALLED)
         applied = plane.kubectl("apply", "-f", str(CRD))
         assert applied.returncode == 0, applied.stderr
         wait_established(plane, "modelreleases.serinus.dev")

@@ -1,4 +1,4 @@
-"""Rollouts, faults and load at once, on a stage where a good version serves: for an hour, or for a few minutes at the end of the demo."""
+"""Rollouts, faults and load at once, on a stage where a good version serves."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from tests.soak.rollouts import BAD, Bad, Rollouts, Versions
 GPUS = 12  # a pod that is drained holds its GPU, and faults drain some at any time
 REQUESTS_PER_SECOND = 40.0
 _SUMMARY_SECONDS = 15.0
-_AFTER_DEMO = Versions(good=("1", "2"), damaged="3")
-_AFTER_DEMO_SECONDS = 300.0
 
 
 class Soak:
@@ -37,8 +35,8 @@ class Soak:
         self.memory = Memory(stage.cluster.plane)
         self.rollouts = Rollouts(stage.cluster.plane, Demo(stage).registry, versions, self.tell)
 
-    def play(self, seconds: float, bad: Sequence[Bad] = BAD, most: int | None = None) -> Found:
-        """Good and bad by turns, until the time is over or `most` were made; the last one begun is followed to its end."""
+    def play(self, seconds: float) -> Found:
+        """Good and bad by turns, until the time is over; the last one begun is followed to its end."""
         self._stage.cluster.node.advertise(self._stage.cluster.plane, {"nvidia.com/gpu": GPUS})
         self.load.start()
         self.rollouts.prepare()  # a rollout, too: the soak's pods ask for less
@@ -50,8 +48,8 @@ class Soak:
         telling.start()
         stopped_by = ""
         try:
-            for turn in _turns(bad):
-                if time.monotonic() - self._began >= seconds or len(self.rollouts.done) == most:
+            for turn in _turns(BAD):
+                if time.monotonic() - self._began >= seconds:
                     break
                 self.rollouts.good() if turn is None else self.rollouts.bad(turn)
         except (ClusterError, OSError) as error:
@@ -86,8 +84,3 @@ def _turns(bad: Sequence[Bad]) -> Iterator[Bad | None]:
     for each in cycle(bad):
         yield None
         yield each
-
-
-def after_demo(stage: Stage) -> Found:
-    """A promotion and a refusal on what the demo left, with an operator killed and pods deleted and killed beside them."""
-    return Soak(stage, _AFTER_DEMO, REQUESTS_PER_SECOND).play(_AFTER_DEMO_SECONDS, bad=BAD[:1], most=2)
