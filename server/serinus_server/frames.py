@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, Final, TypeAlias, cast
@@ -27,7 +28,7 @@ class Kind(IntEnum):
     FAILED = 5  # engine: number, name of the error, message, seconds to come back after
 
 
-class Frames(asyncio.Protocol):
+class Frames(asyncio.Protocol, ABC):
     """One end. What is sent within one turn of the loop leaves in one write."""
 
     def __init__(self) -> None:
@@ -68,9 +69,9 @@ class Frames(asyncio.Protocol):
             at = end
         del arrived[:at]
 
+    @abstractmethod
     def received(self, head: Head, numbers: bytes) -> None:
-        """A whole frame."""
-        raise NotImplementedError
+        """Takes a whole frame; called once for each, in the order in which they were sent."""
 
     def send(self, head: Iterable[Any], numbers: bytes = b"") -> None:
         """Sends a frame at the end of this turn; into nothing when the socket is closed."""
