@@ -115,6 +115,7 @@ class Proxy:
                 for task in left:
                     task.cancel()
                 await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.sleep(0.25)  # TLS ends after its session is closed (aiohttp, "Graceful Shutdown")
 
         thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
         thread.start()
